@@ -1,0 +1,185 @@
+import { z } from "zod";
+import { hashAlgorithms } from "../hashing/key-scheme.ts";
+
+/*
+ * The whole configuration: one schema, used to validate, to fill in defaults and to print docs/configuration.md.
+ * Units are in the names. `.describe()` is what the documentation says.
+ */
+
+const port = z.int().min(0).max(65_535);
+const positiveMs = z.int().min(1);
+const hostPort = z.string().regex(/^[^\s:]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$/, "expected host:port");
+const zmqAddress = z.string().regex(/^(tcp|ipc):\/\/\S+$/, "expected tcp://host:port or ipc://path");
+
+export const redisSchema = z.strictObject({
+  url: z
+    .string()
+    .regex(/^rediss?:\/\//, "expected redis://... or rediss://...")
+    .nullable()
+    .default(null)
+    .describe(
+      "Redis or Valkey, e.g. redis://user:secret@host:6379/0; rediss:// for TLS. Null keeps index and registry in the memory of one process.",
+    ),
+  keyPrefix: z
+    .string()
+    .regex(/^[A-Za-z0-9._-]{1,32}$/)
+    .default("kva")
+    .describe("First part of every key."),
+  commandTimeoutMs: positiveMs.default(50).describe("Request path: a command that takes longer fails, and the request is routed by load."),
+});
+
+export const staticEndpointSchema = z.strictObject({
+  address: hostPort.describe("HTTP server of the replica; also its endpoint id."),
+  events: zmqAddress
+    .optional()
+    .describe(
+      "Where the replica publishes KV events (connect mode). Without it the replica is routed to by load, or dials the ingester itself.",
+    ),
+  replay: zmqAddress.optional().describe("The replica's replay socket. Without it a gap costs the endpoint's index."),
+  dataParallelSize: z
+    .int()
+    .min(1)
+    .max(1024)
+    .default(1)
+    .describe("Ranks behind this address; events and replay ports are offset by the rank."),
+});
+
+export const poolSchema = z.strictObject({
+  name: z
+    .string()
+    .regex(/^[A-Za-z0-9._-]{1,64}$/)
+    .describe("Unique name of the pool."),
+  model: z.string().min(1).describe("Model name in requests; adapters served by the replicas are routed to the pool as well."),
+  endpoints: z
+    .strictObject({ static: z.array(staticEndpointSchema).default([]).describe("Replicas by address.") })
+    .default({ static: [] })
+    .describe("Where the replicas are. Replicas that dial the ingester (ingester.bind) need no entry."),
+  tokenizer: z
+    .strictObject({
+      source: z
+        .enum(["auto", "local", "none"])
+        .default("auto")
+        .describe("auto: local when a path is given, else none. none: only requests that carry token ids are routed by prefix."),
+      path: z
+        .string()
+        .nullable()
+        .default(null)
+        .describe("Directory with tokenizer.json, tokenizer_config.json and, where present, config.json and chat_template.jinja."),
+      chatTemplate: z.string().nullable().default(null).describe("File with a chat template that replaces the directory's."),
+      threads: z.int().min(1).max(64).nullable().default(null).describe("Worker threads; null: cores - 1, at least 1, at most 4."),
+      maxQueue: z.int().min(1).default(256).describe("Requests that may wait for a thread; further ones are routed by load."),
+    })
+    .prefault({})
+    .describe("How prompts become token ids."),
+  prefixCache: z
+    .strictObject({
+      mode: z
+        .enum(["precise", "tracking", "off"])
+        .default("precise")
+        .describe("precise (alias tracking): by the cache events of the replicas. off: by load alone, see router.offPolicy."),
+      blockSize: z
+        .union([z.literal("auto"), z.int().min(1).max(65_536)])
+        .default("auto")
+        .describe("Tokens per block; auto: learned from events. A contradiction is reported and the events win."),
+      hashAlgo: z
+        .union([z.literal("auto"), z.literal("content"), z.enum(hashAlgorithms)])
+        .default("auto")
+        .describe("Engine's --prefix-caching-hash-algo; auto: recognised from events; content: keys from token contents."),
+      hashSeed: z.string().default("auto").describe("Engine's PYTHONHASHSEED as a string; auto: tries vllm-none-hash, 0 and 42."),
+      onGap: z
+        .enum(["reset", "keep"])
+        .default("reset")
+        .describe(
+          "When events are lost for good: reset forgets what the endpoint held (exact, colder); keep goes on (warmer, may over-predict).",
+        ),
+    })
+    .prefault({})
+    .describe("How cached prefixes are tracked."),
+});
+
+export const routerSchema = z.strictObject({
+  listen: hostPort.default("0.0.0.0:8080").describe("OpenAI-compatible proxy and /kvatlas API."),
+  admin: hostPort.default("0.0.0.0:9090").describe("/livez, /readyz, /metrics; keep it off the public network."),
+  policy: z.enum(["cost"]).default("cost").describe("How load and cached prefixes are weighed in precise mode."),
+  missFactor: z
+    .number()
+    .min(0)
+    .max(100)
+    .default(3)
+    .describe("cost policy: what an uncached token costs against a token already queued; a miss also evicts, hence above 1."),
+  decodeFactor: z
+    .number()
+    .min(0)
+    .max(1000)
+    .default(1)
+    .describe("cost policy: queued-prefill-token equivalents per running or waiting request."),
+  mediumWeights: z
+    .strictObject({
+      gpu: z.number().min(0).max(1).default(1),
+      cpu: z.number().min(0).max(1).default(0.8),
+      storage: z.number().min(0).max(1).default(0.5),
+      other: z.number().min(0).max(1).default(0.5),
+    })
+    .prefault({})
+    .describe("Worth of a matched token by the medium it is in."),
+  offPolicy: z.enum(["least-request", "round-robin", "random"]).default("least-request").describe("Policy of pools with mode off."),
+  lookup: z.enum(["probe", "exact"]).default("probe").describe("probe: O(log n) reads; exact: reads every key."),
+  verifySampleRate: z.number().min(0).max(1).default(0.001).describe("Fraction of lookups checked against an exact one in the background."),
+  tokenizeTimeoutMs: positiveMs.default(25).describe("Past it the request is routed by load."),
+  lookupTimeoutMs: positiveMs.default(10).describe("Past it the request is routed by load."),
+  maxBodyBytes: z.int().min(1024).default(33_554_432).describe("Larger bodies are answered 413."),
+  connectTimeoutMs: positiveMs.default(2_000).describe("To a replica; then another one is tried."),
+  firstByteTimeoutMs: positiveMs.default(86_400_000).describe("From the request sent to the first byte of the answer."),
+  maxAttempts: z.int().min(1).max(5).default(2).describe("Replicas tried before the first byte of an answer."),
+  responseHeaders: z.boolean().default(true).describe("Send x-kvatlas-endpoint, x-kvatlas-matched-tokens and x-kvatlas-mode."),
+  endpointTtlMs: positiveMs
+    .default(15_000)
+    .describe(
+      "An endpoint without a sign of life from its ingester for this long no longer counts as ready, unless it is configured statically.",
+    ),
+  drainTimeoutMs: positiveMs.default(30_000).describe("On SIGTERM, how long running answers may take."),
+});
+
+export const ingesterSchema = z.strictObject({
+  admin: hostPort.default("0.0.0.0:9091").describe("/livez, /readyz, /metrics."),
+  bind: zmqAddress
+    .nullable()
+    .default(null)
+    .describe("Bind mode: replicas dial this address, e.g. tcp://*:5557; who they are is read from the topic kv@<ip[:port]>@<model>."),
+  bindHttpPort: port.default(8000).describe("Bind mode: HTTP port of replicas whose topic names none."),
+  bindReplayPort: port
+    .nullable()
+    .default(null)
+    .describe("Bind mode: replay port at the topic's ip; null: asked from the replica (/kv_event_sources), else no replay."),
+  instanceId: z.string().nullable().default(null).describe("Unique name; null: host name, pid and a random part."),
+  leaseTtlMs: positiveMs.default(3_000).describe("How long an endpoint stays with a silent ingester."),
+  heartbeatMs: positiveMs.default(1_000).describe("Beat of instances, leases and endpoints."),
+  scrapeIntervalMs: positiveMs.default(500).describe("How often /metrics and /health of each endpoint are read."),
+  flushIntervalMs: z.int().min(0).default(2).describe("How long small batches of one endpoint wait for more."),
+  maxBatchOps: z.int().min(1).max(5_000).default(500).describe("Block operations per script call."),
+  maxQueuedBytes: z
+    .int()
+    .min(65_536)
+    .default(67_108_864)
+    .describe("Undecoded events per endpoint; past it the newest are dropped and replayed later."),
+  replayTimeoutMs: positiveMs.default(2_000).describe("Silence after which a replay is asked again on a fresh socket."),
+});
+
+export const logSchema = z.strictObject({
+  level: z.enum(["silent", "error", "warn", "info", "debug", "trace"]).default("info").describe("Lowest level that is logged."),
+});
+
+export const configSchema = z.strictObject({
+  redis: redisSchema.prefault({}),
+  pools: z.array(poolSchema).default([]),
+  router: routerSchema.prefault({}),
+  ingester: ingesterSchema.prefault({}),
+  log: logSchema.prefault({}),
+});
+
+/** Validated, with every default filled in, deeply frozen. */
+export type KvatlasConfig = z.output<typeof configSchema>;
+export type PoolConfig = z.output<typeof poolSchema>;
+export type RouterConfig = z.output<typeof routerSchema>;
+export type IngesterConfig = z.output<typeof ingesterSchema>;
+export type RedisConfig = z.output<typeof redisSchema>;

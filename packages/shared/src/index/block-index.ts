@@ -1,0 +1,131 @@
+import type { BlockKey, CacheGroup, CacheGroupId, EndpointId, Medium, ScopeId } from "../types.ts";
+
+/** A run of equal operations of one engine batch; runs keep the engine's order, because a removal may precede a store of the same block. */
+export interface IndexOp {
+  readonly op: "store" | "remove";
+  readonly medium: Medium;
+  readonly group: CacheGroupId;
+  readonly keys: readonly BlockKey[];
+}
+
+/** The operations of one engine batch. Batches without operations are passed too: they move the watermark. */
+export interface SequencedOps {
+  /** Sequence number the engine gave the batch. */
+  readonly seq: number;
+  readonly ops: readonly IndexOp[];
+}
+
+export interface WriterTarget {
+  readonly scope: ScopeId;
+  readonly endpoint: EndpointId;
+  /** Current incarnation of the endpoint, as announced in its registry entry. */
+  readonly incarnation: number;
+  /** Sequence number at which that incarnation begins: what the watermark is worth in a shard that has seen nothing of it. */
+  readonly from: number;
+  /** Fencing number of the caller's lease. */
+  readonly fence: number;
+}
+
+export interface ApplyResult {
+  /** Script parts that were applied by this call, and those that a shard had applied before. */
+  readonly applied: number;
+  readonly duplicates: number;
+  /** Removals of a block that the endpoint was not known to hold. */
+  readonly unknownRemovals: number;
+  /** Keys whose last copy in (medium, group) went away, and with it the endpoint's whole entry; filled when `reportEmptied` was set. */
+  readonly emptied: readonly BlockKey[];
+}
+
+/**
+ * The only way to write an endpoint's blocks: one writer per endpoint at a time, guarded by its fence.
+ * Calls of one writer run one after another (a second `apply` waits for the first).
+ */
+export interface IndexWriter {
+  readonly target: WriterTarget;
+  /** Highest sequence number that every shard has applied; `target.from - 1` when none. Replay resumes at `applied + 1`. */
+  readonly applied: number;
+  /**
+   * Applies batches in ascending `seq`. Per shard atomic and exactly once: a part at or below a shard's watermark is skipped there.
+   * The watermark of a shard without operations in these batches may lag behind; `settle` brings it up.
+   * Copies are counted per (endpoint, group, medium, key); an entry of another incarnation counts as absent.
+   * One round trip on a single Redis.
+   *
+   * @throws KVATLAS_INDEX_FENCED a later owner has taken over: stop writing, for good.
+   * @throws KVATLAS_INDEX_STALE_INCARNATION a later incarnation has been opened by the same or a later owner.
+   * @throws KVATLAS_INDEX_BEHIND the store has lost writes it had acknowledged (failover, flush): `applied` has been lowered to what it holds; replay from there.
+   * @throws KVATLAS_REDIS_UNAVAILABLE outcome unknown; calling again with the same batches is safe.
+   */
+  apply(batches: readonly SequencedOps[], options?: { readonly reportEmptied?: boolean }): Promise<ApplyResult>;
+  /** Moves every shard's watermark to `applied`. For hand-over and idle moments. */
+  settle(): Promise<void>;
+}
+
+/** One chain of keys to look up. */
+export interface PrefixQuery {
+  readonly scope: ScopeId;
+  /** Keys of the chain from block 0 on; pass at most floor((n-1)/B) of them: an engine never serves the last token from cache. */
+  readonly keys: readonly BlockKey[];
+  /** Cache groups by endpoint; endpoints not named here have one full-attention group 0. */
+  readonly groups?: ReadonlyMap<EndpointId, readonly CacheGroup[]>;
+}
+
+/** How much of a chain one endpoint holds. */
+export interface PrefixMatch {
+  /** Leading blocks present in any medium, confirmed by every sliding-window group. */
+  readonly blocks: number;
+  /** `blocks` split by the best medium of each block (gpu before cpu before storage before other). Sums to `blocks`. */
+  readonly byMedium: Readonly<Partial<Record<Medium, number>>>;
+}
+
+/** Endpoints that hold at least one leading block. */
+export type PrefixMatches = ReadonlyMap<EndpointId, PrefixMatch>;
+
+export interface LookupOptions {
+  /** `probe` reads O(log n) positions in at most three round trips, relying on residency being prefix-closed; `exact` reads every key. @defaultValue "probe" */
+  readonly method?: "probe" | "exact";
+  readonly signal?: AbortSignal;
+}
+
+/** One holder of one block, as stored. */
+export interface BlockHolder {
+  readonly endpoint: EndpointId;
+  readonly group: CacheGroupId;
+  readonly incarnation: number;
+  /** False when the entry is of an incarnation that is no longer the endpoint's. */
+  readonly live: boolean;
+  readonly copies: Readonly<Partial<Record<Medium, number>>>;
+}
+
+/**
+ * Who holds which block. Scopes are independent namespaces of keys.
+ *
+ * Readers and writers need no coordination: a reader sees each shard before or after a script call, never in between.
+ * Entries of another incarnation than the endpoint's current one are invisible to `lookup` from the moment `openWriter` returns.
+ * Cost of `lookup`: at most three round trips whatever the number of keys or endpoints.
+ * When the store is unreachable every method rejects with KVATLAS_REDIS_UNAVAILABLE (request role: within its command time-out).
+ */
+export interface BlockIndex {
+  /**
+   * Takes the endpoint over: raises the fence in every shard of the scope and, for a new incarnation, makes all earlier entries dead at once.
+   *
+   * @throws KVATLAS_INDEX_FENCED a shard has seen a higher fence.
+   * @throws KVATLAS_INDEX_STALE_INCARNATION a shard has seen a higher incarnation.
+   */
+  openWriter(target: WriterTarget): Promise<IndexWriter>;
+  /** Results in the order of the queries. A scope that nobody has written gives an empty map. */
+  lookup(queries: readonly PrefixQuery[], options?: LookupOptions): Promise<readonly PrefixMatches[]>;
+  /** The raw holders of one block, dead ones included; for people and audits. */
+  holders(scope: ScopeId, key: BlockKey): Promise<readonly BlockHolder[]>;
+  /** Forgets a departed endpoint in a scope at once (its entries die); bytes are reclaimed by `sweep`. */
+  forget(scope: ScopeId, endpoint: EndpointId): Promise<void>;
+  /**
+   * Reclaims dead entries, a slice at a time: examines about `limit` blocks from `cursor` ("0" to begin) and returns where to go on (null: done).
+   * The only operation that scans; callers limit the rate.
+   */
+  sweep(
+    scope: ScopeId,
+    cursor: string,
+    limit: number,
+  ): Promise<{ readonly next: string | null; readonly examined: number; readonly dropped: number }>;
+  close(): Promise<void>;
+}

@@ -1,0 +1,128 @@
+import type { ExtrasForm, ScopeSpec } from "../hashing/key-scheme.ts";
+import type { CacheGroup, EndpointId, ScopeId } from "../types.ts";
+
+/** The right to write for one endpoint, until `expiresAt`. */
+export interface Lease {
+  readonly endpoint: EndpointId;
+  readonly owner: string;
+  /** Grows with every take-over; the index refuses lower ones. */
+  readonly fence: number;
+}
+
+/** What is known of an endpoint; written by its owner, read by routers and people. */
+export interface EndpointMeta {
+  /** `host:port` of the HTTP server. */
+  readonly address: string;
+  readonly pool: string;
+  /** Model name as clients ask for it; empty until learned. */
+  readonly model: string;
+  /** Data-parallel rank behind that address. */
+  readonly rank: number;
+  /** Null until the first self-describing event told block size and key scheme. */
+  readonly scope: ScopeId | null;
+  readonly extrasForm: ExtrasForm | null;
+  readonly lookaheadTokens: number;
+  readonly groups: readonly CacheGroup[];
+  /** Adapters by name, with the path they were loaded from. */
+  readonly loras: Readonly<Record<string, string>>;
+  /** The HTTP server answers its health check. */
+  readonly ready: boolean;
+  /** Engine process start as it reports it, seconds since the epoch; null when it does not. */
+  readonly processStartSeconds: number | null;
+  /** Contradictions and other findings, by name; empty when all is well. */
+  readonly findings: Readonly<Record<string, string>>;
+}
+
+/** The part of the entry that only the index protocol changes. */
+export interface EndpointState {
+  /** 0 until the first writer. */
+  readonly incarnation: number;
+  /** Sequence number at which the incarnation begins. */
+  readonly from: number;
+  readonly owner: string | null;
+  readonly fence: number;
+}
+
+/** From the engine's `/metrics`. */
+export interface EndpointLoad {
+  readonly waiting: number;
+  readonly running: number;
+  /** 0..1 */
+  readonly kvUsage: number;
+  /** KV-cache capacity in tokens; null when the engine does not tell. */
+  readonly maxTokens: number | null;
+  readonly runningLoras: readonly string[];
+  readonly waitingLoras: readonly string[];
+  readonly sleeping: boolean;
+  /** When it was read, ms since the epoch. */
+  readonly at: number;
+}
+
+export interface EndpointRecord {
+  readonly id: EndpointId;
+  /** ms since the epoch of the owner's last sign of life. */
+  readonly heartbeat: number;
+  readonly meta: EndpointMeta;
+  readonly state: EndpointState;
+}
+
+/** Work that one router has sent to an endpoint and not yet seen finished. */
+export interface Inflight {
+  readonly requests: number;
+  /** Uncached prompt tokens of requests that have not produced a first byte. */
+  readonly prefillTokens: number;
+  /** Prompt and answer tokens of requests that are producing. */
+  readonly decodeTokens: number;
+}
+
+export type InstanceRole = "ingester" | "router";
+
+/**
+ * Endpoints, their owners, load and the instances of our services: the small shared state beside the index.
+ * Every method is one round trip (two on a cluster) and safe to repeat.
+ * Rejects with KVATLAS_REDIS_UNAVAILABLE when the store cannot be reached.
+ */
+export interface EndpointRegistry {
+  /** Marks an instance alive now. */
+  beat(role: InstanceRole, instanceId: string, nowMs: number): Promise<void>;
+  /** Instances whose last beat is younger than `ttlMs`, sorted. */
+  instances(role: InstanceRole, nowMs: number, ttlMs: number): Promise<readonly string[]>;
+  /** Says goodbye, so that others need not wait for the beat to age. */
+  leave(role: InstanceRole, instanceId: string): Promise<void>;
+
+  /** Takes a free (or own) endpoint for `ttlMs` and raises its fence; null while another owner's lease runs. */
+  acquire(endpoint: EndpointId, owner: string, ttlMs: number): Promise<Lease | null>;
+  /** Extends the lease; false when it has been lost. */
+  renew(lease: Lease, ttlMs: number): Promise<boolean>;
+  release(lease: Lease): Promise<void>;
+
+  /** Writes (part of) an endpoint's meta and its heartbeat; false when a later fence holds it. */
+  describe(lease: Lease, meta: Partial<EndpointMeta>, nowMs: number): Promise<boolean>;
+  /** Announces a new incarnation that begins at sequence number `from`; returns its number, or null when a later fence holds the endpoint. */
+  startIncarnation(lease: Lease, from: number): Promise<number | null>;
+  state(endpoint: EndpointId): Promise<EndpointState>;
+  /** Forgets a departed endpoint. */
+  remove(endpoint: EndpointId): Promise<void>;
+  endpoints(): Promise<readonly EndpointRecord[]>;
+
+  /** Registers a scope (first writer fixes its number of shards) and returns its shards. */
+  ensureScope(scope: ScopeId, spec: ScopeSpec): Promise<number>;
+  scopes(): Promise<ReadonlyMap<ScopeId, ScopeSpec & { readonly shards: number }>>;
+
+  setLoad(loads: ReadonlyMap<EndpointId, EndpointLoad>): Promise<void>;
+  setInflight(routerId: string, inflight: ReadonlyMap<EndpointId, Inflight>, ttlMs: number): Promise<void>;
+  /** Load of all endpoints and the sum of the in-flight work of the named routers: what one decision reads. */
+  readLoad(routerIds: readonly string[]): Promise<{
+    readonly loads: ReadonlyMap<EndpointId, EndpointLoad>;
+    readonly inflight: ReadonlyMap<EndpointId, Inflight>;
+  }>;
+
+  /** Content scheme only: engine hash -> block key of one incarnation. */
+  resolveEngineHashes(endpoint: EndpointId, incarnation: number, hashes: readonly string[]): Promise<readonly (string | null)[]>;
+  saveEngineHashes(endpoint: EndpointId, incarnation: number, pairs: ReadonlyMap<string, string>): Promise<void>;
+  dropEngineHashes(endpoint: EndpointId, incarnation: number, hashes: readonly string[]): Promise<void>;
+
+  /** Calls back when an endpoint or scope has changed (best effort: poll as well). Returns the way to stop. */
+  onChange(listener: () => void): () => void;
+  close(): Promise<void>;
+}

@@ -1,0 +1,39 @@
+/** A request as far as tokenization is concerned. */
+export interface PromptRequest {
+  /** `chat` has `messages`; `completion` has `prompt`. */
+  readonly kind: "chat" | "completion";
+  /** The request body as the client wrote it: numbers and key order count, so it is not parsed and printed again on the way. */
+  readonly bodyText: string;
+}
+
+export interface EncodedPrompt {
+  /** Text handed to the tokenizer; null when the request carried token ids. */
+  readonly rendered: string | null;
+  readonly tokenIds: Uint32Array;
+}
+
+/** OpenAI request -> token ids, exactly as the engine computes them. */
+export interface PromptEncoder {
+  /**
+   * One entry per prompt (`/v1/completions` accepts lists).
+   *
+   * @throws KVATLAS_PROMPT_INVALID the engine would answer 400: bad JSON, bad roles, the template raised.
+   * @throws KVATLAS_TOKENIZER_UNAVAILABLE this model cannot be encoded here.
+   * @throws KVATLAS_TOKENIZER_BUSY the queue is full.
+   */
+  encode(request: PromptRequest, options?: { readonly signal?: AbortSignal }): Promise<readonly EncodedPrompt[]>;
+  close(): Promise<void>;
+}
+
+export interface LocalEncoderOptions {
+  /** Directory with tokenizer.json, tokenizer_config.json and, where the checkpoint has it, config.json and chat_template.jinja. */
+  readonly directory: string;
+  /** Overrides the template of the directory. */
+  readonly chatTemplate?: string;
+  /** Overrides `model_type` of config.json. */
+  readonly modelType?: string;
+  /** Server-side defaults for `chat_template_kwargs`. */
+  readonly chatTemplateKwargs?: Readonly<Record<string, unknown>>;
+  /** Clock of templates that print a date; local time. */
+  readonly now?: () => Date;
+}
