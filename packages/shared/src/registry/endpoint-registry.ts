@@ -29,6 +29,11 @@ export interface EndpointMeta {
   readonly ready: boolean;
   /** Engine process start as it reports it, seconds since the epoch; null when it does not. */
   readonly processStartSeconds: number | null;
+  /**
+   * A batch that has been applied in the current incarnation and the engine's own time stamp of it: the next owner compares the replayed batch with
+   * it, because sequence numbers alone do not show that the engine has restarted in between. Absent or null until one has been applied.
+   */
+  readonly lastBatch?: { readonly seq: number; readonly timestampSeconds: number } | null;
   /** Contradictions and other findings, by name; empty when all is well. */
   readonly findings: Readonly<Record<string, string>>;
 }
