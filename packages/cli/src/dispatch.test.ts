@@ -88,7 +88,21 @@ describe("dispatch", () => {
     const { code, stdout } = await run("echo", "--help");
     expect(code).toBe(0);
     expect(stdout).toBe((await run("help", "echo")).stdout);
-    expect(stdout).toMatchInlineSnapshot();
+    expect(stdout).toMatchInlineSnapshot(`
+      "kvatlas echo: prints its arguments
+
+      Usage: kvatlas echo [--upper] [--count N] <word>...
+
+      Options:
+        -u, --upper      In capitals.
+            --count N    How often; 1 to 3.
+            --tag VALUE  May be repeated.
+        -h, --help       Prints this help.
+
+      Examples:
+        kvatlas echo hello
+      "
+    `);
   });
 });
 

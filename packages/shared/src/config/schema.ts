@@ -3,18 +3,26 @@ import { hashAlgorithms } from "../hashing/key-scheme.ts";
 
 /*
  * The whole configuration: one schema, used to validate, to fill in defaults and to print docs/configuration.md.
- * Units are in the names. `.describe()` is what the documentation says.
+ * Units are in the names. `.describe()` is what the documentation says; `form` names the form of a text in documentation and messages.
  */
 
 const port = z.int().min(0).max(65_535);
 const positiveMs = z.int().min(1);
-const hostPort = z.string().regex(/^[^\s:]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$/, "expected host:port");
-const zmqAddress = z.string().regex(/^(tcp|ipc):\/\/\S+$/, "expected tcp://host:port or ipc://path");
+const portNumber = "(?:[0-9]|[1-9][0-9]{1,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])";
+const hostPort = z
+  .string()
+  .regex(new RegExp(`^(?:[^\\s:\\[\\]/]+|\\[[0-9a-fA-F:.]+\\]):${portNumber}$`))
+  .meta({ form: "host:port" });
+const zmqAddress = z
+  .string()
+  .regex(new RegExp(`^(?:tcp://(?:[^\\s:\\[\\]/]+|\\[[0-9a-fA-F:.]+\\]):${portNumber}|ipc://\\S+)$`))
+  .meta({ form: "tcp://host:port or ipc://path" });
 
 export const redisSchema = z.strictObject({
   url: z
     .string()
-    .regex(/^rediss?:\/\//, "expected redis://... or rediss://...")
+    .regex(/^rediss?:\/\/\S+$/)
+    .meta({ form: "redis://[user:password@]host[:port][/database] or rediss://..." })
     .nullable()
     .default(null)
     .describe(
@@ -23,6 +31,7 @@ export const redisSchema = z.strictObject({
   keyPrefix: z
     .string()
     .regex(/^[A-Za-z0-9._-]{1,32}$/)
+    .meta({ form: "1 to 32 letters, digits, dots, dashes or underscores" })
     .default("kva")
     .describe("First part of every key."),
   commandTimeoutMs: positiveMs.default(50).describe("Request path: a command that takes longer fails, and the request is routed by load."),
@@ -48,6 +57,7 @@ export const poolSchema = z.strictObject({
   name: z
     .string()
     .regex(/^[A-Za-z0-9._-]{1,64}$/)
+    .meta({ form: "1 to 64 letters, digits, dots, dashes or underscores" })
     .describe("Unique name of the pool."),
   model: z.string().min(1).describe("Model name in requests; adapters served by the replicas are routed to the pool as well."),
   endpoints: z
@@ -115,10 +125,10 @@ export const routerSchema = z.strictObject({
     .describe("cost policy: queued-prefill-token equivalents per running or waiting request."),
   mediumWeights: z
     .strictObject({
-      gpu: z.number().min(0).max(1).default(1),
-      cpu: z.number().min(0).max(1).default(0.8),
-      storage: z.number().min(0).max(1).default(0.5),
-      other: z.number().min(0).max(1).default(0.5),
+      gpu: z.number().min(0).max(1).default(1).describe("A token in GPU memory."),
+      cpu: z.number().min(0).max(1).default(0.8).describe("A token in CPU memory: has to be copied back."),
+      storage: z.number().min(0).max(1).default(0.5).describe("A token in a file or object store."),
+      other: z.number().min(0).max(1).default(0.5).describe("A token in a medium this release does not know."),
     })
     .prefault({})
     .describe("Worth of a matched token by the medium it is in."),
@@ -170,11 +180,11 @@ export const logSchema = z.strictObject({
 });
 
 export const configSchema = z.strictObject({
-  redis: redisSchema.prefault({}),
-  pools: z.array(poolSchema).default([]),
-  router: routerSchema.prefault({}),
-  ingester: ingesterSchema.prefault({}),
-  log: logSchema.prefault({}),
+  redis: redisSchema.prefault({}).describe("Where index and registry are kept."),
+  pools: z.array(poolSchema).default([]).describe("Replicas that serve the same model."),
+  router: routerSchema.prefault({}).describe("The router service."),
+  ingester: ingesterSchema.prefault({}).describe("The ingester service."),
+  log: logSchema.prefault({}).describe("JSON lines on stdout."),
 });
 
 /** Validated, with every default filled in, deeply frozen. */
