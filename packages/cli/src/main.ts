@@ -4,12 +4,20 @@ import { dispatch } from "./dispatch.ts";
 
 /* The one file that touches process.*: arguments, environment, signals, streams, exit code. */
 
+/** npm, its shell and the terminal each pass a Ctrl-C on: signals closer together than this are one. */
+const sameSignalMs = 1_000;
+
 const stop = new AbortController();
+let stoppedAt = 0;
 for (const name of ["SIGINT", "SIGTERM"] as const) {
   process.on(name, () => {
-    // The second signal is from somebody who does not want to wait for the drain.
-    if (stop.signal.aborted) process.exit(name === "SIGINT" ? 130 : 143);
-    stop.abort(name);
+    if (!stop.signal.aborted) {
+      stoppedAt = performance.now();
+      stop.abort(name);
+    } else if (performance.now() - stoppedAt > sameSignalMs) {
+      // From somebody who does not want to wait for the drain.
+      process.exit(name === "SIGINT" ? 130 : 143);
+    }
   });
 }
 // A closed reader (`kvatlas inspect | head`) is no failure of ours.
