@@ -1,0 +1,28 @@
+import type { PoolConfig } from "@kvatlas/shared/config/schema";
+import type { EndpointId } from "@kvatlas/shared/types";
+
+/** One event publisher to look after: a replica, or one data-parallel rank of it. */
+export interface ReplicaTarget {
+  readonly endpoint: EndpointId;
+  /** `host:port` of the HTTP server; ranks behind one port share it. */
+  readonly address: string;
+  readonly rank: number;
+  readonly pool: PoolConfig;
+  /** Model name in requests. */
+  readonly model: string;
+  /** Where to dial for events, rank offset included; null: it dials us, or there are none. */
+  readonly events: string | null;
+  /** Where to ask for replays, rank offset included; null: to be asked from the replica. */
+  readonly replay: string | null;
+}
+
+/** `host:port`, plus `/rank` for ranks above 0 behind one port. */
+export function endpointIdOf(address: string, rank: number): EndpointId {
+  return (rank === 0 ? address : `${address}/${rank}`) as EndpointId;
+}
+
+/** Adds a rank to the port of a tcp address, as vLLM does for data-parallel ranks; other transports are left alone. */
+export function offsetPort(address: string, rank: number): string {
+  if (rank === 0) return address;
+  return address.replace(/^(tcp:\/\/.*:)(\d+)$/, (_, head: string, port: string) => `${head}${Number(port) + rank}`);
+}
