@@ -1,0 +1,31 @@
+import { type Backend, createMemoryBackend, createRedisBackend } from "@kvatlas/shared/backend";
+import type { RedisConfig } from "@kvatlas/shared/config/schema";
+import type { Logger } from "@kvatlas/shared/logger";
+
+/** `request` fails fast, for the path of requests; `background` waits for Redis to come back. */
+export type BackendRole = "request" | "background";
+
+/** The backends of one process: without Redis all roles share one in memory. */
+export interface Backends {
+  open(role: BackendRole): Backend;
+  /** Closes every one of them; failures are logged. */
+  close(): Promise<void>;
+}
+
+export function createBackends(redis: RedisConfig, logger: Logger): Backends {
+  const opened = new Map<BackendRole | "memory", Backend>();
+  return {
+    open: (role) => {
+      const key = redis.url === null ? "memory" : role;
+      const earlier = opened.get(key);
+      if (earlier !== undefined) return earlier;
+      const backend = redis.url === null ? createMemoryBackend() : createRedisBackend(redis, role, logger);
+      opened.set(key, backend);
+      return backend;
+    },
+    close: async () => {
+      const results = await Promise.allSettled([...opened.values()].map((backend) => backend.close()));
+      for (const result of results) if (result.status === "rejected") logger.error({ err: result.reason }, "backend did not close cleanly");
+    },
+  };
+}
