@@ -1,5 +1,8 @@
+import { KvatlasError } from "../errors.ts";
 import type { BlockKey } from "../types.ts";
+import { createBlockDigest, keyOfDigest } from "./block-digest.ts";
 import type { ExtrasForm, KeyScheme } from "./key-scheme.ts";
+import { extrasOfBlock } from "./request-extras.ts";
 
 /** One multimodal item of a prompt, in prompt order. */
 export interface MediaItem {
@@ -53,6 +56,48 @@ export interface BlockHasher {
   /**
    * Keys of every full block of `tokenIds` from `from.blocks` on (from 0 when absent). A prompt of n tokens has floor((n-L)/B) keys, L = lookahead.
    * `tokenIds` is always the whole prompt; media offsets are positions in it.
+   *
+   * @throws KVATLAS_REQUEST_INVALID a token id is not in 0..2^32-1, or the tagged form lacks the path of the LoRA adapter
    */
   chain(tokenIds: ArrayLike<number>, extras?: KeyExtras, from?: ChainState): KeyChain;
+}
+
+/**
+ * Keys under any scheme: vLLM's own block hashes, or keys from contents. Recipes: {@link createBlockDigest}, extras: {@link extrasOfBlock}.
+ *
+ * @throws KVATLAS_CONFIG_INVALID block size or lookahead is not a whole number in range
+ */
+export function createBlockHasher(options: BlockHasherOptions): BlockHasher {
+  const { scheme, blockSizeTokens, model, extrasForm = "tagged", lookaheadTokens = 0 } = options;
+  if (!Number.isInteger(blockSizeTokens) || blockSizeTokens < 1) {
+    throw new KvatlasError("KVATLAS_CONFIG_INVALID", `block size ${blockSizeTokens} is not a whole number of tokens from 1 on`);
+  }
+  if (!Number.isInteger(lookaheadTokens) || lookaheadTokens < 0) {
+    throw new KvatlasError("KVATLAS_CONFIG_INVALID", `lookahead ${lookaheadTokens} is not a whole number of tokens from 0 on`);
+  }
+  const digest = createBlockDigest(scheme, model);
+  const form = scheme.kind === "content" ? "content" : extrasForm;
+
+  return {
+    blockSizeTokens,
+    chain: (tokenIds, extras, from) => {
+      const keys: BlockKey[] = [];
+      const blocks = Math.max(0, Math.floor((tokenIds.length - lookaheadTokens) / blockSizeTokens));
+      const first = from?.blocks ?? 0;
+      let parent = from?.parent ?? digest.root(extras?.lora?.name ?? null);
+      for (let block = first; block < blocks; block++) {
+        const start = block * blockSizeTokens;
+        const end = start + blockSizeTokens;
+        const blockExtras = extras === undefined ? null : extrasOfBlock(extras, form, start, end + lookaheadTokens);
+        const lookahead = lookaheadTokens === 0 ? null : tokensAfter(tokenIds, end, lookaheadTokens);
+        parent = digest.next(parent, tokenIds, start, end, blockExtras, lookahead);
+        keys.push(keyOfDigest(parent));
+      }
+      return { keys, end: { blocks: Math.max(first, blocks), parent } };
+    },
+  };
+}
+
+function tokensAfter(tokenIds: ArrayLike<number>, position: number, tokens: number): number[] {
+  return Array.from({ length: tokens }, (_, i) => tokenIds[position + i] ?? 0);
 }
