@@ -27,12 +27,12 @@ export interface WriterTarget {
 }
 
 export interface ApplyResult {
-  /** Script parts that were applied by this call, and those that a shard had applied before. */
+  /** Units of work (one batch, or several, or part of one in one shard) that were applied by this call, and those that had been applied before. */
   readonly applied: number;
   readonly duplicates: number;
   /** Removals of a block that the endpoint was not known to hold. */
   readonly unknownRemovals: number;
-  /** Keys whose last copy in (medium, group) went away, and with it the endpoint's whole entry; filled when `reportEmptied` was set. */
+  /** Keys of which the endpoint held its last copy (in any medium and group) and holds none after this call; filled when `reportEmptied` was set. */
   readonly emptied: readonly BlockKey[];
 }
 
@@ -42,7 +42,10 @@ export interface ApplyResult {
  */
 export interface IndexWriter {
   readonly target: WriterTarget;
-  /** Highest sequence number that every shard has applied; `target.from - 1` when none. Replay resumes at `applied + 1`. */
+  /**
+   * Highest sequence number of which every shard has all operations; `target.from - 1` when none. Replay resumes at `applied + 1`.
+   * Another owner may be told a lower one by `openWriter`, as long as nobody has called `settle`.
+   */
   readonly applied: number;
   /**
    * Applies batches in ascending `seq`. Per shard atomic and exactly once: a part at or below a shard's watermark is skipped there.
@@ -51,7 +54,8 @@ export interface IndexWriter {
    * One round trip on a single Redis.
    *
    * @throws KVATLAS_INDEX_FENCED a later owner has taken over: stop writing, for good.
-   * @throws KVATLAS_INDEX_STALE_INCARNATION a later incarnation has been opened by the same or a later owner.
+   * @throws KVATLAS_INDEX_STALE_INCARNATION a later incarnation has been opened by the same or a later owner, or the endpoint has been forgotten while
+   * its blocks are still there: what the store holds of this incarnation cannot be continued. Start a new incarnation (registry) and open a writer for it.
    * @throws KVATLAS_INDEX_BEHIND the store has lost writes it had acknowledged (failover, flush): `applied` has been lowered to what it holds; replay from there.
    * @throws KVATLAS_REDIS_UNAVAILABLE outcome unknown; calling again with the same batches is safe.
    */

@@ -1,0 +1,257 @@
+import { KvatlasError } from "../errors.ts";
+import type { BlockKey, CacheGroupId, EndpointId, Medium, ScopeId } from "../types.ts";
+import type {
+  ApplyResult,
+  BlockHolder,
+  BlockIndex,
+  IndexOp,
+  IndexWriter,
+  LookupOptions,
+  PrefixMatch,
+  PrefixMatches,
+  PrefixQuery,
+  SequencedOps,
+  WriterTarget,
+} from "./block-index.ts";
+import { ABSENT, exactMatch, layoutsOf } from "./prefix-match.ts";
+import { holderField, mediaByRank, parseHolderField } from "./redis-keys.ts";
+
+interface MemoryEntry {
+  incarnation: number;
+  readonly copies: Partial<Record<Medium, number>>;
+}
+
+interface MemoryPosition {
+  readonly incarnation: number;
+  readonly fence: number;
+  applied: number;
+}
+
+interface MemoryScope {
+  /** By block key, then by holder field. */
+  readonly blocks: Map<BlockKey, Map<string, MemoryEntry>>;
+  readonly positions: Map<EndpointId, MemoryPosition>;
+  /** Iterators of sweeps under way, by cursor; at most {@link MAX_SWEEPS}. */
+  readonly sweeps: Map<string, IterableIterator<BlockKey>>;
+}
+
+const MAX_SWEEPS = 4;
+
+/**
+ * The index of one process, without Redis; also what other implementations are compared with, so it does the plain thing:
+ * every lookup looks at every block.
+ * Memory grows with the blocks that the endpoints hold, plus those of departed incarnations until `sweep` has passed over them.
+ */
+export class MemoryBlockIndex implements BlockIndex {
+  readonly #scopes = new Map<ScopeId, MemoryScope>();
+  #cursors = 0;
+
+  async openWriter(target: WriterTarget): Promise<IndexWriter> {
+    const scope = this.#scope(target.scope);
+    const { endpoint, incarnation, fence } = target;
+    const current = scope.positions.get(endpoint);
+    if (current !== undefined) checkTarget(target, current);
+    const applied = current?.incarnation === incarnation ? current.applied : target.from - 1;
+    scope.positions.set(endpoint, { incarnation, fence, applied });
+    return new MemoryWriter(scope, target);
+  }
+
+  async lookup(queries: readonly PrefixQuery[], options: LookupOptions = {}): Promise<readonly PrefixMatches[]> {
+    if (options.signal?.aborted) {
+      throw new KvatlasError("KVATLAS_DEADLINE_EXCEEDED", "Lookup was cancelled before it began.", { cause: options.signal.reason });
+    }
+    return queries.map((query) => this.#match(query));
+  }
+
+  async holders(scope: ScopeId, key: BlockKey): Promise<readonly BlockHolder[]> {
+    const state = this.#scopes.get(scope);
+    const holders: BlockHolder[] = [];
+    for (const [field, entry] of state?.blocks.get(key) ?? []) {
+      const holder = parseHolderField(field);
+      const live = state?.positions.get(holder.endpoint)?.incarnation === entry.incarnation;
+      holders.push({ ...holder, incarnation: entry.incarnation, live, copies: { ...entry.copies } });
+    }
+    return holders;
+  }
+
+  async forget(scope: ScopeId, endpoint: EndpointId): Promise<void> {
+    this.#scopes.get(scope)?.positions.delete(endpoint);
+  }
+
+  async sweep(
+    scope: ScopeId,
+    cursor: string,
+    limit: number,
+  ): Promise<{ readonly next: string | null; readonly examined: number; readonly dropped: number }> {
+    const state = this.#scopes.get(scope);
+    if (state === undefined) return { next: null, examined: 0, dropped: 0 };
+    // An unknown cursor begins anew: sweeping twice does no harm.
+    const keys = state.sweeps.get(cursor) ?? state.blocks.keys();
+    state.sweeps.delete(cursor);
+    let examined = 0;
+    let dropped = 0;
+    for (; examined < limit; examined += 1) {
+      const next = keys.next();
+      if (next.done) return { next: null, examined, dropped };
+      dropped += dropDead(state, next.value);
+    }
+    if (state.sweeps.size >= MAX_SWEEPS) {
+      const [oldest] = state.sweeps.keys();
+      if (oldest !== undefined) state.sweeps.delete(oldest);
+    }
+    this.#cursors += 1;
+    const next = String(this.#cursors);
+    state.sweeps.set(next, keys);
+    return { next, examined, dropped };
+  }
+
+  async close(): Promise<void> {}
+
+  #scope(id: ScopeId): MemoryScope {
+    let scope = this.#scopes.get(id);
+    if (scope === undefined) {
+      scope = { blocks: new Map(), positions: new Map(), sweeps: new Map() };
+      this.#scopes.set(id, scope);
+    }
+    return scope;
+  }
+
+  #match(query: PrefixQuery): PrefixMatches {
+    const scope = this.#scopes.get(query.scope);
+    const matches = new Map<EndpointId, PrefixMatch>();
+    if (scope === undefined) return matches;
+    const layouts = layoutsOf(query.groups);
+    const rankAt = (position: number, endpoint: EndpointId, group: CacheGroupId): number => {
+      const key = query.keys[position];
+      const entry = key === undefined ? undefined : scope.blocks.get(key)?.get(holderField(endpoint, group));
+      if (entry === undefined || entry.incarnation !== scope.positions.get(endpoint)?.incarnation) return ABSENT;
+      const best = mediaByRank.findIndex((medium) => entry.copies[medium] !== undefined);
+      return best === -1 ? ABSENT : best;
+    };
+    for (const endpoint of scope.positions.keys()) {
+      const match = exactMatch(query.keys.length, endpoint, layouts.get(endpoint), rankAt);
+      if (match !== null) matches.set(endpoint, match);
+    }
+    return matches;
+  }
+}
+
+class MemoryWriter implements IndexWriter {
+  readonly target: WriterTarget;
+  readonly #scope: MemoryScope;
+
+  constructor(scope: MemoryScope, target: WriterTarget) {
+    this.#scope = scope;
+    this.target = target;
+  }
+
+  get applied(): number {
+    const position = this.#scope.positions.get(this.target.endpoint);
+    return position?.incarnation === this.target.incarnation ? position.applied : this.target.from - 1;
+  }
+
+  async apply(batches: readonly SequencedOps[], options: { readonly reportEmptied?: boolean } = {}): Promise<ApplyResult> {
+    const position = this.#scope.positions.get(this.target.endpoint);
+    if (position === undefined) {
+      throw new KvatlasError(
+        "KVATLAS_INDEX_STALE_INCARNATION",
+        `The index has forgotten endpoint ${this.target.endpoint}. Start a new incarnation to write again.`,
+      );
+    }
+    checkTarget(this.target, position);
+    let applied = 0;
+    let duplicates = 0;
+    let unknownRemovals = 0;
+    const emptied = new Set<BlockKey>();
+    for (const { seq, ops } of batches) {
+      if (seq <= position.applied) {
+        duplicates += 1;
+        continue;
+      }
+      for (const op of ops) unknownRemovals += this.#applyOp(op, emptied);
+      position.applied = seq;
+      applied += 1;
+    }
+    return { applied, duplicates, unknownRemovals, emptied: options.reportEmptied ? [...emptied] : [] };
+  }
+
+  async settle(): Promise<void> {}
+
+  #applyOp(op: IndexOp, emptied: Set<BlockKey>): number {
+    let unknown = 0;
+    for (const key of op.keys) {
+      if (op.op === "store") {
+        this.#store(key, op);
+        emptied.delete(key);
+      } else if (!this.#remove(key, op, emptied)) {
+        unknown += 1;
+      }
+    }
+    return unknown;
+  }
+
+  #store(key: BlockKey, { medium, group }: IndexOp): void {
+    const { endpoint, incarnation } = this.target;
+    let holders = this.#scope.blocks.get(key);
+    if (holders === undefined) {
+      holders = new Map();
+      this.#scope.blocks.set(key, holders);
+    }
+    const field = holderField(endpoint, group);
+    const entry = holders.get(field);
+    if (entry?.incarnation === incarnation) entry.copies[medium] = (entry.copies[medium] ?? 0) + 1;
+    else holders.set(field, { incarnation, copies: { [medium]: 1 } });
+  }
+
+  /** False when the endpoint was not known to hold it. */
+  #remove(key: BlockKey, { medium, group }: IndexOp, emptied: Set<BlockKey>): boolean {
+    const { endpoint, incarnation } = this.target;
+    const holders = this.#scope.blocks.get(key);
+    const field = holderField(endpoint, group);
+    const entry = holders?.get(field);
+    if (holders === undefined || entry === undefined || entry.incarnation !== incarnation) return false;
+    const copies = entry.copies[medium];
+    if (copies === undefined) return false;
+    if (copies > 1) {
+      entry.copies[medium] = copies - 1;
+      return true;
+    }
+    delete entry.copies[medium];
+    if (Object.keys(entry.copies).length > 0) return true;
+    holders.delete(field);
+    if (holders.size === 0) this.#scope.blocks.delete(key);
+    const elsewhere = [...holders].some(
+      ([other, held]) => parseHolderField(other).endpoint === endpoint && held.incarnation === incarnation,
+    );
+    if (!elsewhere) emptied.add(key);
+    return true;
+  }
+}
+
+function checkTarget(target: WriterTarget, current: MemoryPosition): void {
+  if (current.fence > target.fence) {
+    throw new KvatlasError(
+      "KVATLAS_INDEX_FENCED",
+      `Endpoint ${target.endpoint} was taken over with fence ${current.fence}; fence ${target.fence} may no longer write. Stop this writer.`,
+    );
+  }
+  if (current.incarnation > target.incarnation) {
+    throw new KvatlasError(
+      "KVATLAS_INDEX_STALE_INCARNATION",
+      `Endpoint ${target.endpoint} is at incarnation ${current.incarnation}; ${target.incarnation} is past. Open a writer for the current one.`,
+    );
+  }
+}
+
+function dropDead(scope: MemoryScope, key: BlockKey): number {
+  const holders = scope.blocks.get(key);
+  if (holders === undefined) return 0;
+  let dropped = 0;
+  for (const [field, entry] of holders) {
+    if (scope.positions.get(parseHolderField(field).endpoint)?.incarnation === entry.incarnation) continue;
+    holders.delete(field);
+    dropped += 1;
+  }
+  if (holders.size === 0) scope.blocks.delete(key);
+  return dropped;
+}

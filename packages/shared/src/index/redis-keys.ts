@@ -1,0 +1,180 @@
+import type { BlockKey, CacheGroupId, EndpointId, Medium, ScopeId } from "../types.ts";
+
+/*
+ * The one place that spells Redis keys, hash fields and their values. docs/redis-schema.md describes them for people.
+ *
+ * Keys that one script touches share a hash tag (`{scope.shard}` or `{endpoint}`), so that they lie in one slot of a cluster.
+ */
+
+export interface RedisKeys {
+  /** HASH: scope id -> JSON. */
+  readonly scopes: string;
+  /** ZSET: endpoint by last heartbeat, ms. */
+  readonly endpoints: string;
+  /** HASH: endpoint -> JSON of its load. */
+  readonly load: string;
+  /** ZSET: instance by last heartbeat, ms. */
+  readonly ingesters: string;
+  readonly routers: string;
+  /** Channel: an endpoint or scope has changed. */
+  readonly changes: string;
+  /** STRING: the last incarnation number given to any endpoint; numbers are never used twice. */
+  readonly incarnations: string;
+  /** STRING with expiry: owner of an endpoint. */
+  lease(endpoint: EndpointId): string;
+  /** HASH: what is known of an endpoint. */
+  meta(endpoint: EndpointId): string;
+  /** HASH, content scheme only: engine hash -> block key. */
+  engineHashes(endpoint: EndpointId, incarnation: number): string;
+  /** HASH with expiry: endpoint -> work one router has in flight. */
+  inflight(routerId: string): string;
+  /** HASH: endpoint -> position, see {@link formatPosition}. */
+  seq(scope: ScopeId, shard: number): string;
+  /** HASH, the index itself: {@link holderField} -> {@link formatEntry}. */
+  block(scope: ScopeId, shard: number, key: BlockKey): string;
+  /** What `block` puts before the block key. */
+  blockPrefix(scope: ScopeId, shard: number): string;
+  /** Glob for SCAN that matches the blocks of all shards of a scope. */
+  blockPattern(scope: ScopeId): string;
+}
+
+/** @param prefix first part of every key: `[A-Za-z0-9._-]{1,32}` */
+export function createRedisKeys(prefix: string): RedisKeys {
+  const blockPrefix = (scope: ScopeId, shard: number) => `${prefix}:{${scope}.${shard}}:b:`;
+  return {
+    scopes: `${prefix}:scopes`,
+    endpoints: `${prefix}:endpoints`,
+    load: `${prefix}:load`,
+    ingesters: `${prefix}:ingesters`,
+    routers: `${prefix}:routers`,
+    changes: `${prefix}:changes`,
+    incarnations: `${prefix}:incarnations`,
+    lease: (endpoint) => `${prefix}:ep:{${endpoint}}:lease`,
+    meta: (endpoint) => `${prefix}:ep:{${endpoint}}:meta`,
+    engineHashes: (endpoint, incarnation) => `${prefix}:ep:{${endpoint}}:keys:${incarnation}`,
+    inflight: (routerId) => `${prefix}:inflight:${routerId}`,
+    seq: (scope, shard) => `${prefix}:{${scope}.${shard}}:seq`,
+    block: (scope, shard, key) => blockPrefix(scope, shard) + key,
+    blockPrefix,
+    blockPattern: (scope) => `${prefix}:{${scope}.*}:b:*`,
+  };
+}
+
+/** Hexadecimal digits of a block key. */
+export const KEY_DIGITS = 16;
+
+/** Shard of a block key: its leading 16 bits scaled to the number of shards. */
+export function shardOf(key: BlockKey, shards: number): number {
+  return shards === 1 ? 0 : (Number.parseInt(key.slice(0, 4), 16) * shards) >>> 16;
+}
+
+/** Block key at the end of a Redis key that `block` spelled. */
+export function blockKeyOf(redisKey: string): BlockKey {
+  return redisKey.slice(-KEY_DIGITS) as BlockKey;
+}
+
+/** Field of a holder in a block's hash: `<endpoint>`, or `<endpoint>#<group>` for further cache groups. */
+export function holderField(endpoint: EndpointId, group: CacheGroupId): string {
+  return group === 0 ? endpoint : `${endpoint}#${group}`;
+}
+
+export interface Holder {
+  readonly endpoint: EndpointId;
+  readonly group: CacheGroupId;
+}
+
+export function parseHolderField(field: string): Holder {
+  const mark = field.lastIndexOf("#");
+  if (mark === -1) return { endpoint: field as EndpointId, group: 0 };
+  return { endpoint: field.slice(0, mark) as EndpointId, group: Number(field.slice(mark + 1)) };
+}
+
+/** From the best medium to the worst; the order in which an entry names them. */
+export const mediaByRank = ["gpu", "cpu", "storage", "other"] as const satisfies readonly Medium[];
+
+/** Position of a medium in {@link mediaByRank}: 0 is best. */
+export function rankOf(medium: Medium): number {
+  return mediaByRank.indexOf(medium);
+}
+
+/** What one endpoint holds of one block in one cache group. */
+export interface Entry {
+  readonly incarnation: number;
+  /** Copies by medium; a medium without copies is absent. */
+  readonly copies: Readonly<Partial<Record<Medium, number>>>;
+}
+
+/** `<incarnation>:<medium>[*copies][,<medium>[*copies]...]`, best medium first, e.g. `7:gpu*2,cpu`. */
+export function formatEntry(entry: Entry): string {
+  const media: string[] = [];
+  for (const medium of mediaByRank) {
+    const copies = entry.copies[medium] ?? 0;
+    if (copies === 1) media.push(medium);
+    else if (copies > 1) media.push(`${medium}*${copies}`);
+  }
+  return `${entry.incarnation}:${media.join(",")}`;
+}
+
+/** Inverse of {@link formatEntry}; null for a value that is none. */
+export function parseEntry(value: string): Entry | null {
+  const colon = value.indexOf(":");
+  const incarnation = Number(value.slice(0, Math.max(0, colon)));
+  if (colon < 1 || !Number.isSafeInteger(incarnation)) return null;
+  const copies: Partial<Record<Medium, number>> = {};
+  for (const part of value.slice(colon + 1).split(",")) {
+    const [name, count] = part.split("*");
+    const medium = mediaByRank.find((known) => known === name);
+    const number = count === undefined ? 1 : Number(count);
+    if (medium === undefined || !Number.isSafeInteger(number) || number < 1) return null;
+    copies[medium] = number;
+  }
+  return { incarnation, copies };
+}
+
+/**
+ * How far one endpoint's events are applied in one shard: every batch below `seq`, and of batch `seq` all (`part` null) or
+ * the first `part` block operations that fall to the shard.
+ */
+export interface Watermark {
+  readonly seq: number;
+  readonly part: number | null;
+}
+
+export function compareWatermarks(a: Watermark, b: Watermark): number {
+  if (a.seq !== b.seq) return a.seq - b.seq;
+  if (a.part === b.part) return 0;
+  if (a.part === null) return 1;
+  return b.part === null ? -1 : a.part - b.part;
+}
+
+/** Highest sequence number of which nothing is missing. */
+export function completeSeq(mark: Watermark): number {
+  return mark.part === null ? mark.seq : mark.seq - 1;
+}
+
+/** A field of a shard's `seq`: who has applied what, under which incarnation. */
+export interface Position {
+  readonly incarnation: number;
+  readonly fence: number;
+  readonly mark: Watermark;
+}
+
+/** `<incarnation>:<fence>:<seq>[.<part>]`, e.g. `7:1700000000000:4711` or `7:1700000000000:4711.500`. */
+export function formatPosition(position: Position): string {
+  return `${position.incarnation}:${position.fence}:${formatWatermark(position.mark)}`;
+}
+
+export function formatWatermark(mark: Watermark): string {
+  return mark.part === null ? String(mark.seq) : `${mark.seq}.${mark.part}`;
+}
+
+/** Inverse of {@link formatPosition}; null for a value that is none. */
+export function parsePosition(value: string): Position | null {
+  const match = /^(\d+):(\d+):(-?\d+)(?:\.(\d+))?$/.exec(value);
+  if (match === null) return null;
+  return {
+    incarnation: Number(match[1]),
+    fence: Number(match[2]),
+    mark: { seq: Number(match[3]), part: match[4] === undefined ? null : Number(match[4]) },
+  };
+}
