@@ -103,7 +103,7 @@ pools:
         - pools[1].model: "m" is also pools[0].model; requests for a model go to one pool, so list its replicas in that pool.
         - pools[0].endpoints.static[1].address: "h:1" is also pools[0].endpoints.static[0].address; every replica has its own.
         - pools[1].endpoints.static[0].events: "tcp://h:2" is also pools[0].endpoints.static[0].events; every replica has its own.
-        - pools[0].endpoints.static[1].replay: set without events; name the address where the replica publishes its events as well.
+        - pools[0].endpoints.static[1].replay: set without events and without ingester.bind; name the address where the replica publishes its events.
         - pools[0].tokenizer.path: missing; source local needs the directory of the tokenizer.
         - ingester.leaseTtlMs: got 1000, expected at least twice ingester.heartbeatMs (1000), so that one late beat loses no endpoint."
     `);

@@ -25,8 +25,10 @@ export function contradictions(config: KvatlasConfig): readonly string[] {
     );
   }
   for (const { endpoint, where } of replicas) {
-    if (endpoint.replay !== undefined && endpoint.events === undefined) {
-      problems.push(`${where}.replay: set without events; name the address where the replica publishes its events as well.`);
+    if (endpoint.replay !== undefined && endpoint.events === undefined && config.ingester.bind === null) {
+      problems.push(
+        `${where}.replay: set without events and without ingester.bind; name the address where the replica publishes its events.`,
+      );
     }
   }
   for (const [i, pool] of config.pools.entries()) {

@@ -1,0 +1,55 @@
+import { setTimeout as wait } from "node:timers/promises";
+import type { Backend } from "@kvatlas/shared/backend";
+import type { KvatlasConfig } from "@kvatlas/shared/config/schema";
+import { KvatlasError } from "@kvatlas/shared/errors";
+import { createRedisKeys, type RedisKeys } from "@kvatlas/shared/index/redis-keys";
+import type { Logger } from "@kvatlas/shared/logger";
+import { createBackends } from "../backends.ts";
+import { redisCliLine } from "../redis-cli.ts";
+import { requireRedis } from "../services.ts";
+
+/** Read-only access to what the services keep in Redis. */
+export interface InspectSource {
+  readonly index: Backend["index"];
+  readonly registry: Backend["registry"];
+  readonly config: KvatlasConfig;
+  readonly keys: RedisKeys;
+  /** The command line that shows the same with redis-cli. */
+  redisCli(...args: readonly string[]): string;
+  readonly nowMs: number;
+}
+
+/** A person is waiting. */
+const deadlineMs = 5_000;
+
+/**
+ * Runs `read` with a connection that waits for Redis, within a deadline.
+ *
+ * @throws KVATLAS_CONFIG_INVALID without `redis.url`: an index in memory is visible only inside its process.
+ * @throws KVATLAS_REDIS_UNAVAILABLE past the deadline.
+ */
+export async function withSource<T>(config: KvatlasConfig, logger: Logger, read: (source: InspectSource) => Promise<T>): Promise<T> {
+  requireRedis(config, "inspect");
+  const backends = createBackends(config.redis, logger);
+  const finished = new AbortController();
+  try {
+    const { index, registry } = backends.open("background");
+    const source: InspectSource = {
+      index,
+      registry,
+      config,
+      keys: createRedisKeys(config.redis.keyPrefix),
+      redisCli: (...args) => redisCliLine(config.redis, ...args),
+      nowMs: Date.now(),
+    };
+    const late = wait(deadlineMs, undefined, { signal: finished.signal }).then(() => {
+      const where = redisCliLine(config.redis, "PING");
+      throw new KvatlasError("KVATLAS_REDIS_UNAVAILABLE", `Redis has not answered for ${deadlineMs} ms. Try: ${where}`);
+    });
+    late.catch(() => {});
+    return await Promise.race([read(source), late]);
+  } finally {
+    finished.abort();
+    await backends.close();
+  }
+}
