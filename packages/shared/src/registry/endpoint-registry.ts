@@ -84,7 +84,7 @@ export type InstanceRole = "ingester" | "router";
 
 /**
  * Endpoints, their owners, load and the instances of our services: the small shared state beside the index.
- * Every method is one round trip (two on a cluster) and safe to repeat.
+ * Every method is one or two round trips and safe to repeat; `readLoad` and `setInflight`, which requests wait for, are one.
  * Rejects with KVATLAS_REDIS_UNAVAILABLE when the store cannot be reached.
  */
 export interface EndpointRegistry {
@@ -95,7 +95,7 @@ export interface EndpointRegistry {
   /** Says goodbye, so that others need not wait for the beat to age. */
   leave(role: InstanceRole, instanceId: string): Promise<void>;
 
-  /** Takes a free (or own) endpoint for `ttlMs` and raises its fence; null while another owner's lease runs. */
+  /** Takes a free (or own) endpoint for `ttlMs` and raises its fence, above every fence it has ever had; null while another owner's lease runs. */
   acquire(endpoint: EndpointId, owner: string, ttlMs: number): Promise<Lease | null>;
   /** Extends the lease; false when it has been lost. */
   renew(lease: Lease, ttlMs: number): Promise<boolean>;
@@ -103,11 +103,15 @@ export interface EndpointRegistry {
 
   /** Writes (part of) an endpoint's meta and its heartbeat; false when a later fence holds it. */
   describe(lease: Lease, meta: Partial<EndpointMeta>, nowMs: number): Promise<boolean>;
-  /** Announces a new incarnation that begins at sequence number `from`; returns its number, or null when a later fence holds the endpoint. */
+  /**
+   * Announces a new incarnation that begins at sequence number `from`; returns its number, or null when a later fence holds the endpoint.
+   * Numbers grow and are never used twice, even for an endpoint that was removed and has come back; they need not be consecutive.
+   */
   startIncarnation(lease: Lease, from: number): Promise<number | null>;
   state(endpoint: EndpointId): Promise<EndpointState>;
-  /** Forgets a departed endpoint. */
+  /** Forgets a departed endpoint: its entry, load and lease. Its blocks are forgotten by the index (`BlockIndex.forget`). */
   remove(endpoint: EndpointId): Promise<void>;
+  /** Endpoints that have been described at least once, sorted by id. */
   endpoints(): Promise<readonly EndpointRecord[]>;
 
   /** Registers a scope (first writer fixes its number of shards) and returns its shards. */
