@@ -1,0 +1,158 @@
+import { randomUUID } from "node:crypto";
+import { hostname } from "node:os";
+import { createAdminServer } from "@kvatlas/shared/admin-server";
+import { type Clock, systemClock } from "@kvatlas/shared/clock";
+import type { KvatlasConfig, PoolConfig } from "@kvatlas/shared/config/schema";
+import type { BlockIndex } from "@kvatlas/shared/index/block-index";
+import { type Component, createLifecycle } from "@kvatlas/shared/lifecycle";
+import type { Logger } from "@kvatlas/shared/logger";
+import type { EndpointRegistry } from "@kvatlas/shared/registry/endpoint-registry";
+import type { PromptEncoder } from "@kvatlas/shared/tokenization/prompt-encoder";
+import type { Registry } from "prom-client";
+import { FleetView } from "./fleet/fleet-view.ts";
+import { InflightTracker } from "./fleet/inflight-tracker.ts";
+import { LoadReader } from "./fleet/load-reader.ts";
+import { OutlierEjection } from "./fleet/outlier-ejection.ts";
+import { createProxyRoute } from "./http/proxy-route.ts";
+import { BodyBudget } from "./http/read-body.ts";
+import { RouterServer } from "./http/server.ts";
+import { RouterMetrics } from "./metrics.ts";
+import { UpstreamPools } from "./proxy/upstream-pools.ts";
+import { readinessOf } from "./readiness.ts";
+import { Decider } from "./routing/decide.ts";
+import { KeyMemory } from "./routing/key-memory.ts";
+import { PromptKeys } from "./routing/prompt-keys.ts";
+import { VerifyLookup } from "./routing/verify-lookup.ts";
+
+export interface RouterDeps {
+  /** Of role "request": fails fast. Not closed by the router. */
+  readonly index: BlockIndex;
+  readonly registry: EndpointRegistry;
+  readonly logger: Logger;
+  readonly clock?: Clock;
+  readonly metricsRegistry: Registry;
+  /** Called once per pool with a mode other than off; null where prompts cannot be tokenized. Closed by the router. */
+  readonly createEncoder: (pool: PoolConfig) => PromptEncoder | null;
+}
+
+export interface RouterOptions {
+  /** Unique among the routers of a fleet. @defaultValue host name and a random part */
+  readonly routerId?: string;
+  /** For sampling and the `random` policy; 0 <= value < 1. @defaultValue Math.random */
+  readonly random?: () => number;
+}
+
+export interface Router extends Component {
+  /** `host:port` once started; null before. */
+  readonly address: string | null;
+  readonly adminAddress: string | null;
+}
+
+/** Time for the other components to close, after the drain. */
+const closeMarginMs = 5_000;
+
+/**
+ * The routing service: OpenAI-compatible proxy, route API and admin port.
+ *
+ * `start` resolves when requests are accepted, whether or not index and registry can be reached; it rejects with KVATLAS_PORT_IN_USE.
+ * `close` makes the router unready, stops accepting, lets answers finish up to `drainTimeoutMs`, and says goodbye to the registry.
+ */
+export function createRouter(deps: RouterDeps, config: KvatlasConfig, options: RouterOptions = {}): Router {
+  const clock = deps.clock ?? systemClock;
+  const random = options.random ?? Math.random;
+  const routerId = options.routerId ?? `${hostname()}-${randomUUID().slice(0, 8)}`;
+  const logger = deps.logger.child({ router: routerId });
+  const { registry, index } = deps;
+
+  const fleet = new FleetView({ registry, clock, logger }, { routerId, pools: config.pools, endpointTtlMs: config.router.endpointTtlMs });
+  const inflight = new InflightTracker({ registry, clock, logger }, { routerId });
+  const loads = new LoadReader(registry, clock);
+  const ejection = new OutlierEjection(clock);
+  const pools = new UpstreamPools({ connectTimeoutMs: config.router.connectTimeoutMs });
+  const bodies = new BodyBudget(config.router.maxBodyBytes);
+  const encoders = new Map<string, PromptEncoder | null>();
+  const metrics = new RouterMetrics(deps.metricsRegistry, {
+    openRequests: () => server.openRequests,
+    readyEndpoints: () => fleet.snapshot.pools.reduce((sum, pool) => sum + pool.endpoints.filter((endpoint) => endpoint.ready).length, 0),
+    bodyBytes: () => bodies.heldBytes,
+  });
+  const verify = new VerifyLookup(
+    { index, logger, random, onCompared: (agrees) => metrics.verified(agrees) },
+    config.router.verifySampleRate,
+  );
+  let turn = 0;
+  const decider = new Decider(
+    {
+      index,
+      loads,
+      inflight,
+      ejection,
+      verify,
+      keys: new PromptKeys(new KeyMemory()),
+      sources: { next: () => turn++, random },
+      clock,
+      logger,
+      onDecided: (decision) => metrics.decided(decision),
+    },
+    { routerId, config: config.router },
+  );
+  const readiness = (): readonly string[] => readinessOf(fleet.snapshot, server.isDraining);
+  const proxy = createProxyRoute({ decider, fleet, inflight, encoders, bodies, metrics, clock, logger, pools, ejection }, config.router);
+  const server: RouterServer = new RouterServer(
+    { routeApi: { decider, fleet, loads, encoders, bodies, clock }, fleet, proxy, readiness, clock, logger },
+    { listen: config.router.listen, drainTimeoutMs: config.router.drainTimeoutMs },
+  );
+  const admin = createAdminServer(
+    { registry: deps.metricsRegistry, logger, readiness },
+    { listen: config.router.admin, setting: "router.admin" },
+  );
+
+  fleet.onRefresh((snapshot) => {
+    const endpoints = snapshot.pools.flatMap((pool) => pool.endpoints);
+    pools.retain(new Set(endpoints.map((endpoint) => endpoint.address)));
+    ejection.retain(new Set(endpoints.map((endpoint) => endpoint.id)));
+  });
+
+  const lifecycle = createLifecycle(
+    [
+      admin,
+      component("tokenizers", {
+        start: async () => {
+          for (const pool of config.pools) {
+            if (pool.prefixCache.mode !== "off") encoders.set(pool.name, deps.createEncoder(pool));
+          }
+        },
+        close: async () => {
+          await Promise.all([...encoders.values()].map((encoder) => encoder?.close()));
+        },
+      }),
+      fleet,
+      inflight,
+      component("upstreams", { start: async () => {}, close: () => pools.destroy() }),
+      server,
+      component("log", {
+        start: async () =>
+          logger.info({ address: server.address, admin: admin.address, pools: config.pools.length }, "router is listening"),
+        close: async () => {},
+      }),
+    ],
+    { logger, clock },
+    { name: "router", closeTimeoutMs: config.router.drainTimeoutMs + closeMarginMs },
+  );
+
+  return {
+    name: "router",
+    get address() {
+      return server.address;
+    },
+    get adminAddress() {
+      return admin.address;
+    },
+    start: () => lifecycle.start(),
+    close: () => lifecycle.close(),
+  };
+}
+
+function component(name: string, verbs: Pick<Component, "start" | "close">): Component {
+  return { name, ...verbs };
+}

@@ -1,0 +1,189 @@
+import type { IncomingMessage, ServerResponse } from "node:http";
+import type { Clock } from "@kvatlas/shared/clock";
+import type { RouterConfig } from "@kvatlas/shared/config/schema";
+import type { Logger } from "@kvatlas/shared/logger";
+import type { PromptEncoder } from "@kvatlas/shared/tokenization/prompt-encoder";
+import { type FleetEndpoint, type FleetSnapshot, type ModelRoute, routeOfModel } from "../fleet/fleet.ts";
+import type { InflightTracker } from "../fleet/inflight-tracker.ts";
+import type { RouterMetrics } from "../metrics.ts";
+import { type ForwardDeps, type ForwardResult, forward } from "../proxy/forward.ts";
+import { modelOfForm } from "../request/model-of-body.ts";
+import { HttpError } from "../request/openai-error.ts";
+import { type ParsedRequest, parseRequest } from "../request/parse-request.ts";
+import type { Decider } from "../routing/decide.ts";
+import type { Decision } from "../routing/decision.ts";
+import { logFieldsOf, matchingRatio } from "../routing/explain.ts";
+import { answerError } from "./answer.ts";
+import { isPromptPath } from "./paths.ts";
+import { type BodyBudget, type HeldBody, readBody } from "./read-body.ts";
+
+export interface ProxyRouteDeps extends ForwardDeps {
+  readonly decider: Decider;
+  readonly fleet: { readonly snapshot: FleetSnapshot };
+  readonly inflight: InflightTracker;
+  readonly encoders: ReadonlyMap<string, PromptEncoder | null>;
+  readonly bodies: BodyBudget;
+  readonly metrics: RouterMetrics;
+  readonly clock: Clock;
+  readonly logger: Logger;
+}
+
+/** Bytes of text per token when the prompt was not tokenized: for the in-flight ledger only. */
+const bytesPerToken = 4;
+/** The most such a guess may be: images in a body are no text. */
+const maxGuessedTokens = 32_768;
+
+const noPrompt = { form: "none", why: "not-a-prompt" } as const;
+
+/** Reads, decides, forwards and accounts for one request. Never rejects. */
+export function createProxyRoute(deps: ProxyRouteDeps, config: RouterConfig) {
+  return async (request: IncomingMessage, response: ServerResponse, path: string, requestId: string): Promise<void> => {
+    const startedAt = deps.clock.monotonic();
+    let body: HeldBody | null = null;
+    let decision: Decision | null = null;
+    let model: string | null = null;
+    try {
+      body = await readBody(request, deps.bodies);
+      if (body === null) {
+        deps.metrics.finished("client-gone", null);
+        return;
+      }
+      const parsed = read(request, path, body.bytes);
+      model = parsed.model;
+      const fleet = deps.fleet.snapshot;
+      const route = routeOrThrow(fleet, parsed);
+      decision = await deps.decider.decide({
+        request: parsed,
+        route,
+        fleet,
+        encoder: deps.encoders.get(route.pool.config.name) ?? null,
+        requestId,
+      });
+      const beforeSendMs = deps.clock.monotonic() - startedAt;
+      const result = await send(request, response, requestId, body, decision);
+      const totalMs = deps.clock.monotonic() - startedAt;
+      const firstByteMs = result.firstByteMs === null ? null : beforeSendMs + result.firstByteMs;
+      if (firstByteMs !== null) deps.metrics.firstByte(decision.mode, firstByteMs);
+      deps.metrics.finished(result.outcome, result.status);
+      deps.logger.info(
+        {
+          requestId,
+          model: model ?? route.pool.config.model,
+          path,
+          ...logFieldsOf(decision),
+          endpoint: result.endpoint.id,
+          status: result.status,
+          outcome: result.outcome,
+          attempts: result.attempts,
+          firstByteMs,
+          totalMs,
+        },
+        "request handled",
+      );
+    } catch (error) {
+      refuse(response, requestId, { model, path, decision, startedAt }, error);
+    } finally {
+      body?.release();
+    }
+  };
+
+  function send(
+    request: IncomingMessage,
+    response: ServerResponse,
+    requestId: string,
+    body: HeldBody,
+    decision: Decision,
+  ): Promise<ForwardResult> {
+    if (decision.mode === "precise") {
+      deps.logger.info(
+        {
+          requestId,
+          endpoint: decision.endpoint.id,
+          matchedBlocks: decision.matchedBlocks,
+          blocks: decision.blocks,
+          matchingRatio: matchingRatio(decision),
+        },
+        "prefix-aware routing",
+      );
+    }
+    const promptTokens = decision.promptTokens ?? Math.min(maxGuessedTokens, Math.ceil(body.bytes.length / bytesPerToken));
+    const matched = new Map(decision.ranking.map((ranked) => [ranked.endpoint.id, ranked.matchedTokens]));
+    return forward(deps, config, {
+      request,
+      response,
+      requestId,
+      body: body.bytes.length === 0 ? null : body.bytes,
+      endpoints: decision.ranking.map((ranked) => ranked.endpoint),
+      begin: (endpoint) => {
+        const entry = deps.inflight.begin(endpoint.id, promptTokens - (matched.get(endpoint.id) ?? 0), promptTokens);
+        return {
+          ...entry,
+          firstByte: () => {
+            body.release();
+            entry.firstByte();
+          },
+        };
+      },
+      ownHeaders: (endpoint) => ownHeaders(requestId, decision, endpoint, matched.get(endpoint.id) ?? 0),
+      onRetry: (why) => deps.metrics.retried(why),
+    });
+  }
+
+  function ownHeaders(requestId: string, decision: Decision, endpoint: FleetEndpoint, matchedTokens: number): readonly string[] {
+    if (!config.responseHeaders) return ["x-request-id", requestId];
+    return [
+      "x-request-id",
+      requestId,
+      "x-kvatlas-endpoint",
+      endpoint.id,
+      "x-kvatlas-matched-tokens",
+      String(matchedTokens),
+      "x-kvatlas-mode",
+      decision.mode,
+    ];
+  }
+
+  function refuse(
+    response: ServerResponse,
+    requestId: string,
+    about: { readonly model: string | null; readonly path: string; readonly decision: Decision | null; readonly startedAt: number },
+    error: unknown,
+  ): void {
+    const known = error instanceof HttpError;
+    const answer = known ? error : new HttpError(500, "the router failed to handle this request; see its log.");
+    deps.metrics.finished("refused", answer.status);
+    deps.logger[known ? "info" : "error"](
+      {
+        requestId,
+        model: about.model,
+        path: about.path,
+        ...(about.decision === null ? {} : logFieldsOf(about.decision)),
+        status: answer.status,
+        outcome: "refused",
+        ...(known ? { why: answer.message } : { err: error }),
+        totalMs: deps.clock.monotonic() - about.startedAt,
+      },
+      "request handled",
+    );
+    answerError(response, answer, requestId);
+  }
+}
+
+/** Reads the body as far as it is JSON; forms are searched for their model, and anything else goes by load to the only pool. */
+function read(request: IncomingMessage, path: string, body: Buffer): ParsedRequest {
+  const type = request.headers["content-type"] ?? "";
+  if (isPromptPath(path) || (body.length > 0 && /\bjson\b/i.test(type))) return parseRequest(path, body);
+  const model = /^multipart\/form-data/i.test(type) ? modelOfForm(body) : null;
+  return { model, stream: false, prompt: noPrompt, cacheSalt: null, bodyText: `${path}:${body.length}` };
+}
+
+/** @throws HttpError 404 unknown model; 400 no model named where there are several */
+export function routeOrThrow(fleet: FleetSnapshot, parsed: ParsedRequest): ModelRoute {
+  const route = routeOfModel(fleet, parsed.model);
+  if (route !== null) return route;
+  if (parsed.model === null && fleet.pools.length > 1) {
+    throw new HttpError(400, "the request names no model, and this router serves several: add a model.", { param: "model" });
+  }
+  if (parsed.model === null) throw new HttpError(503, "no pool is configured.", { retryAfterSeconds: 5 });
+  throw new HttpError(404, `The model \`${parsed.model.slice(0, 200)}\` does not exist.`, { param: "model" });
+}

@@ -1,0 +1,139 @@
+import { buckets } from "@kvatlas/shared/metrics";
+import { Counter, Gauge, Histogram, type Registry } from "prom-client";
+import type { RetryReason } from "./proxy/forward.ts";
+import type { Decision } from "./routing/decision.ts";
+import { matchingRatio } from "./routing/explain.ts";
+
+/** Every metric the router exports. Label values are bounded: modes, reasons, outcomes, status classes. */
+export class RouterMetrics {
+  readonly #decisions: Counter<"mode" | "reason">;
+  readonly #decisionSeconds: Histogram;
+  readonly #stepSeconds: Histogram<"step">;
+  readonly #matchingRatio: Histogram;
+  readonly #promptTokens: Counter;
+  readonly #matchedTokens: Counter;
+  readonly #requests: Counter<"outcome" | "status">;
+  readonly #firstByteSeconds: Histogram<"mode">;
+  readonly #retries: Counter<"why">;
+  readonly #verified: Counter<"result">;
+
+  constructor(
+    registry: Registry,
+    live: { readonly openRequests: () => number; readonly readyEndpoints: () => number; readonly bodyBytes: () => number },
+  ) {
+    const registers = [registry];
+    this.#decisions = new Counter({
+      name: "kvatlas_router_decisions_total",
+      help: "Routing decisions by mode and reason; mode load counts what was routed without knowledge of caches.",
+      labelNames: ["mode", "reason"],
+      registers,
+    });
+    this.#decisionSeconds = new Histogram({
+      name: "kvatlas_router_decision_seconds",
+      help: "A whole decision: tokenization, keys, lookup and load, score.",
+      buckets: [...buckets.fastSeconds],
+      registers,
+    });
+    this.#stepSeconds = new Histogram({
+      name: "kvatlas_router_decision_step_seconds",
+      help: "Steps of a decision: tokenize, keys, lookup.",
+      labelNames: ["step"],
+      buckets: [...buckets.fastSeconds],
+      registers,
+    });
+    this.#matchingRatio = new Histogram({
+      name: "kvatlas_router_matching_ratio",
+      help: "Part of the looked-up blocks that the picked endpoint holds, of precise decisions.",
+      buckets: [...buckets.ratio],
+      registers,
+    });
+    this.#promptTokens = new Counter({
+      name: "kvatlas_router_prompt_tokens_total",
+      help: "Prompt tokens of precise decisions.",
+      registers,
+    });
+    this.#matchedTokens = new Counter({
+      name: "kvatlas_router_matched_tokens_total",
+      help: "Of kvatlas_router_prompt_tokens_total, those the picked endpoint held.",
+      registers,
+    });
+    this.#requests = new Counter({
+      name: "kvatlas_router_requests_total",
+      help: "Proxied requests by outcome (completed, client-gone, cut, refused) and status class.",
+      labelNames: ["outcome", "status"],
+      registers,
+    });
+    this.#firstByteSeconds = new Histogram({
+      name: "kvatlas_router_first_byte_seconds",
+      help: "From the request received to the first byte of the answer's body.",
+      labelNames: ["mode"],
+      buckets: [...buckets.requestSeconds],
+      registers,
+    });
+    this.#retries = new Counter({
+      name: "kvatlas_router_retries_total",
+      help: "Attempts on another endpoint, by what was wrong with the one before: connect, cut (before the first byte), unavailable (503).",
+      labelNames: ["why"],
+      registers,
+    });
+    this.#verified = new Counter({
+      name: "kvatlas_router_lookups_verified_total",
+      help: "Sampled probing lookups compared with exact ones, per endpoint: agree or disagree.",
+      labelNames: ["result"],
+      registers,
+    });
+    new Gauge({
+      name: "kvatlas_router_open_requests",
+      help: "Requests being read, decided or answered.",
+      registers,
+      collect() {
+        this.set(live.openRequests());
+      },
+    });
+    new Gauge({
+      name: "kvatlas_router_ready_endpoints",
+      help: "Endpoints that count as ready.",
+      registers,
+      collect() {
+        this.set(live.readyEndpoints());
+      },
+    });
+    new Gauge({
+      name: "kvatlas_router_body_bytes",
+      help: "Request bodies held.",
+      registers,
+      collect() {
+        this.set(live.bodyBytes());
+      },
+    });
+  }
+
+  decided(decision: Decision): void {
+    const { timings } = decision;
+    this.#decisions.inc({ mode: decision.mode, reason: decision.reason });
+    this.#decisionSeconds.observe(timings.totalMs / 1_000);
+    if (timings.tokenizeMs !== null) this.#stepSeconds.observe({ step: "tokenize" }, timings.tokenizeMs / 1_000);
+    if (timings.keysMs !== null) this.#stepSeconds.observe({ step: "keys" }, timings.keysMs / 1_000);
+    if (timings.lookupMs !== null) this.#stepSeconds.observe({ step: "lookup" }, timings.lookupMs / 1_000);
+    if (decision.mode !== "precise") return;
+    this.#matchingRatio.observe(matchingRatio(decision));
+    this.#promptTokens.inc(decision.promptTokens ?? 0);
+    this.#matchedTokens.inc(decision.matchedTokens);
+  }
+
+  firstByte(mode: string, ms: number): void {
+    this.#firstByteSeconds.observe({ mode }, ms / 1_000);
+  }
+
+  finished(outcome: "completed" | "client-gone" | "cut" | "refused", status: number | null): void {
+    this.#requests.inc({ outcome, status: status === null ? "none" : `${Math.floor(status / 100)}xx` });
+  }
+
+  retried(why: RetryReason): void {
+    this.#retries.inc({ why });
+  }
+
+  verified(agrees: boolean): void {
+    this.#verified.inc({ result: agrees ? "agree" : "disagree" });
+  }
+}

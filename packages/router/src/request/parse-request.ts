@@ -1,0 +1,136 @@
+import { isUtf8 } from "node:buffer";
+import { HttpError } from "./openai-error.ts";
+import { tokenIdsOf, tokenPromptsOf, truncateTokenIds } from "./token-ids.ts";
+
+/**
+ * Where the tokens of a request come from: given as ids, to be had from a `PromptEncoder`, or not to be had here at all
+ * (`why` becomes the decision's reason).
+ */
+export type PromptSource =
+  | { readonly form: "ids"; readonly prompts: readonly Uint32Array[] }
+  | { readonly form: "text"; readonly kind: "chat" | "completion" }
+  | { readonly form: "none"; readonly why: "not-a-prompt" | "media" | "skips-cache" | "prompt-embeds" };
+
+/** What routing needs to know of a request. The bytes that are forwarded are not part of it. */
+export interface ParsedRequest {
+  /** Model or adapter as the client named it; null when it named none. */
+  readonly model: string | null;
+  readonly stream: boolean;
+  readonly prompt: PromptSource;
+  /** Goes into the block keys of the first block (vLLM 0.9+). */
+  readonly cacheSalt: string | null;
+  /** The body as text, for encoders: number forms and key order count. */
+  readonly bodyText: string;
+}
+
+type Json = Readonly<Record<string, unknown>>;
+
+/** Paths whose body is a prompt of known form. Everything else is routed by load. */
+const promptPaths: Readonly<Record<string, "chat" | "completion" | "generate">> = {
+  "/v1/chat/completions": "chat",
+  "/v1/completions": "completion",
+  "/inference/v1/generate": "generate",
+};
+
+/**
+ * Reads a JSON request body once. Only what can be no request at all is refused; what an engine would refuse is routed by load and refused by
+ * the engine, in its own words.
+ *
+ * @param path - without the query
+ * @throws HttpError 400 not UTF-8, not JSON, or not an object
+ */
+export function parseRequest(path: string, body: Uint8Array): ParsedRequest {
+  const { json, text } = parseObject(body);
+  return describe(json, text, promptPaths[path] ?? null);
+}
+
+/**
+ * The same for a dry run, where the kind is told by the fields: `token_ids`, `messages` or `prompt`.
+ *
+ * @throws HttpError 400 as above, or when none of the three is there
+ */
+export function parseDryRun(body: Uint8Array): ParsedRequest {
+  const { json, text } = parseObject(body);
+  if (json.token_ids !== undefined) {
+    const ids = tokenPromptsOf(json.token_ids);
+    if (ids === null)
+      throw new HttpError(400, "token_ids must be a non-empty list of token ids (integers from 0).", { param: "token_ids" });
+    return describe(json, text, "generate");
+  }
+  if (json.messages !== undefined) return describe(json, text, "chat");
+  if (json.prompt !== undefined) return describe(json, text, "completion");
+  throw new HttpError(400, "the body has no token_ids, messages or prompt: send an OpenAI request, or {model, token_ids}.");
+}
+
+function parseObject(body: Uint8Array): { readonly json: Json; readonly text: string } {
+  if (!isUtf8(body)) throw new HttpError(400, "the request body is not valid UTF-8.");
+  const text = Buffer.from(body.buffer, body.byteOffset, body.byteLength).toString("utf8");
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch (error) {
+    // V8 quotes the text around the error: prompts do not belong into answers and logs, the position does.
+    const at = error instanceof Error ? / at position (\d+)/.exec(error.message)?.[1] : undefined;
+    throw new HttpError(400, `the request body is not valid JSON${at === undefined ? "" : ` (position ${at})`}.`);
+  }
+  if (!isObject(json)) throw new HttpError(400, "the request body must be a JSON object.");
+  return { json, text };
+}
+
+function describe(json: Json, bodyText: string, kind: "chat" | "completion" | "generate" | null): ParsedRequest {
+  return {
+    model: typeof json.model === "string" && json.model !== "" ? json.model : null,
+    stream: json.stream === true,
+    prompt: promptOf(json, kind),
+    cacheSalt: typeof json.cache_salt === "string" && json.cache_salt !== "" ? json.cache_salt : null,
+    bodyText,
+  };
+}
+
+function promptOf(json: Json, kind: "chat" | "completion" | "generate" | null): PromptSource {
+  if (kind === null) return { form: "none", why: "not-a-prompt" };
+  if (skipsCache(json)) return { form: "none", why: "skips-cache" };
+  if (kind === "generate") {
+    const prompts = tokenPromptsOf(json.token_ids);
+    if (prompts === null) return { form: "none", why: "not-a-prompt" };
+    return hasMediaFeatures(json) ? { form: "none", why: "media" } : { form: "ids", prompts };
+  }
+  if (kind === "completion") {
+    if (json.prompt_embeds !== undefined && json.prompt_embeds !== null) return { form: "none", why: "prompt-embeds" };
+    const prompts = tokenPromptsOf(json.prompt);
+    if (prompts === null) return { form: "text", kind: "completion" };
+    return { form: "ids", prompts: prompts.map((ids) => truncateTokenIds(ids, json.truncate_prompt_tokens, json.truncation_side)) };
+  }
+  // vLLM 0.27+: ids that replace template and tokenizer, also when the messages are there.
+  const given = isObject(json.kv_transfer_params) ? tokenIdsOf(json.kv_transfer_params.prompt_token_ids) : null;
+  if (given !== null) return { form: "ids", prompts: [given] };
+  return hasMediaParts(json.messages) ? { form: "none", why: "media" } : { form: "text", kind: "chat" };
+}
+
+/** Requests for which an engine does not read its prefix cache (vLLM 0.11.1+): prompt log-probabilities, also through `echo`. */
+function skipsCache(json: Json): boolean {
+  if (typeof json.prompt_logprobs === "number") return true;
+  return json.echo === true && json.logprobs !== undefined && json.logprobs !== null && json.logprobs !== false;
+}
+
+function hasMediaFeatures(json: Json): boolean {
+  return json.features !== undefined && json.features !== null;
+}
+
+const textParts = new Set(["text", "input_text", "output_text", "refusal", "thinking"]);
+
+/** Images and the like take placeholder tokens that only the engine's processor can count. */
+function hasMediaParts(messages: unknown): boolean {
+  if (!Array.isArray(messages)) return false;
+  for (const message of messages) {
+    if (!isObject(message) || !Array.isArray(message.content)) continue;
+    for (const part of message.content) {
+      if (isObject(part) && typeof part.type === "string" && !textParts.has(part.type)) return true;
+    }
+  }
+  return false;
+}
+
+function isObject(value: unknown): value is Json {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}

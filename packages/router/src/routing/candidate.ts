@@ -1,0 +1,35 @@
+import type { Medium } from "@kvatlas/shared/types";
+import type { FleetEndpoint } from "../fleet/fleet.ts";
+
+/** Load of one endpoint: what its engine reports, and what routers have under way to it. */
+export interface CandidateLoad {
+  /** Requests in the engine's queue and in its batch; 0 when unknown. */
+  readonly waiting: number;
+  readonly running: number;
+  /** 0..1; null when unknown. */
+  readonly kvUsage: number | null;
+  /** Of all routers. */
+  readonly inflightRequests: number;
+  readonly prefillTokens: number;
+  readonly decodeTokens: number;
+}
+
+/** One endpoint that could take the request, with all that the policies look at. */
+export interface Candidate {
+  readonly endpoint: FleetEndpoint;
+  /** Prompt tokens it holds in any medium. */
+  readonly matchedTokens: number;
+  readonly byMedium: Readonly<Partial<Record<Medium, number>>>;
+  readonly load: CandidateLoad;
+}
+
+/** A candidate in its place: the first of a ranking is picked, the next ones are where a retry goes. */
+export interface Ranked extends Candidate {
+  /** Higher is better. Comparable within one ranking only. */
+  readonly score: number;
+}
+
+/** Requests that the endpoint is busy with. The engine's figures lag behind by a scrape, the routers' own do not and miss other clients: the larger one counts. */
+export function requestsOf(load: CandidateLoad): number {
+  return Math.max(load.waiting + load.running, load.inflightRequests);
+}

@@ -1,0 +1,87 @@
+import type { BlockHasher, ChainState, KeyExtras } from "@kvatlas/shared/hashing/block-hasher";
+import type { BlockKey } from "@kvatlas/shared/types";
+import { LRUCache } from "lru-cache";
+
+export interface KeyMemoryOptions {
+  /** Tokens remembered in all; each costs about 8 bytes. @defaultValue 4_194_304 */
+  readonly maxTokens?: number;
+  /** Granularity, rounded up to whole blocks: a changed token costs hashing from the start of its segment. @defaultValue 256 */
+  readonly segmentTokens?: number;
+}
+
+interface Segment {
+  readonly id: number;
+  /** Own copy, compared in full: a hash only finds the segment. */
+  readonly tokens: Uint32Array;
+  readonly keys: readonly BlockKey[];
+  readonly end: ChainState;
+}
+
+/**
+ * Remembers block keys, so that a later turn of a chat hashes only what is new. Exact: a remembered segment is used only after all of its
+ * tokens have been compared, and only behind the very segment it was hashed behind. Prompts with a common beginning share segments.
+ */
+export class KeyMemory {
+  readonly #segments: LRUCache<string, Segment>;
+  readonly #segmentTokens: number;
+  #nextId = 1;
+
+  constructor(options: KeyMemoryOptions = {}) {
+    this.#segments = new LRUCache({ maxSize: options.maxTokens ?? 4_194_304, sizeCalculation: (segment) => segment.tokens.length });
+    this.#segmentTokens = options.segmentTokens ?? 256;
+  }
+
+  /**
+   * Keys of the blocks of `tokenIds`: the same as `hasher.chain(tokenIds, extras).keys`.
+   *
+   * @param chainId - names everything besides the tokens that goes into the keys (scheme, form, extras)
+   */
+  keys(
+    hasher: BlockHasher,
+    chainId: string,
+    tokenIds: Uint32Array,
+    extras: KeyExtras | undefined,
+    lookaheadTokens: number,
+  ): readonly BlockKey[] {
+    const blockTokens = hasher.blockSizeTokens;
+    const segmentBlocks = Math.max(1, Math.ceil(this.#segmentTokens / blockTokens));
+    const segmentTokens = segmentBlocks * blockTokens;
+    // A block is hashable once the tokens it looks ahead at are there as well.
+    const hashable = tokenIds.length - lookaheadTokens;
+    const keys: BlockKey[] = [];
+    let parent = chainId;
+    let state: ChainState | undefined;
+    let at = 0;
+    while (at + segmentTokens <= hashable) {
+      const tokens = tokenIds.subarray(at, at + segmentTokens + lookaheadTokens);
+      const name = `${parent}:${hashTokens(tokens)}`;
+      let segment = this.#segments.get(name);
+      if (segment === undefined || !equalTokens(segment.tokens, tokens)) {
+        const chain = hasher.chain(tokenIds.subarray(0, at + segmentTokens + lookaheadTokens), extras, state);
+        segment = { id: this.#nextId++, tokens: tokens.slice(), keys: chain.keys, end: chain.end };
+        this.#segments.set(name, segment);
+      }
+      for (const key of segment.keys) keys.push(key);
+      state = segment.end;
+      parent = String(segment.id);
+      at += segmentTokens;
+    }
+    if (hashable - at >= blockTokens) {
+      for (const key of hasher.chain(tokenIds, extras, state).keys) keys.push(key);
+    }
+    return keys;
+  }
+}
+
+/** FNV-1a over whole tokens; 32 bits. */
+function hashTokens(tokens: Uint32Array): number {
+  let hash = 0x811c9dc5;
+  for (let i = 0; i < tokens.length; i++) hash = Math.imul(hash ^ (tokens[i] ?? 0), 0x01000193);
+  return hash >>> 0;
+}
+
+function equalTokens(a: Uint32Array, b: Uint32Array): boolean {
+  if (a.length !== b.length) return false;
+  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;
+  return true;
+}

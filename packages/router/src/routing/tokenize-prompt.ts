@@ -1,0 +1,34 @@
+import { isKvatlasError } from "@kvatlas/shared/errors";
+import type { PromptEncoder } from "@kvatlas/shared/tokenization/prompt-encoder";
+import { within } from "../deadline.ts";
+import type { ParsedRequest } from "../request/parse-request.ts";
+import type { DecisionReason } from "./decision.ts";
+
+/** Token ids of every prompt of a request, or why they are not known. `error` is for the log and holds no text of the prompt's. */
+export type TokenizedPrompt =
+  | { readonly prompts: readonly Uint32Array[]; readonly tokenized: boolean }
+  | { readonly reason: DecisionReason; readonly error?: unknown };
+
+/** Never rejects: whatever goes wrong is a reason to route by load. */
+export async function tokenizePrompt(request: ParsedRequest, encoder: PromptEncoder | null, timeoutMs: number): Promise<TokenizedPrompt> {
+  const source = request.prompt;
+  if (source.form === "ids") return { prompts: source.prompts, tokenized: false };
+  if (source.form === "none") return { reason: source.why };
+  if (encoder === null) return { reason: "no-tokenizer" };
+  try {
+    const encoded = await within(timeoutMs, "tokenization", async (signal) =>
+      encoder.encode({ kind: source.kind, bodyText: request.bodyText }, { signal }),
+    );
+    return { prompts: encoded.map((prompt) => prompt.tokenIds), tokenized: true };
+  } catch (error) {
+    return { reason: reasonOf(error), error };
+  }
+}
+
+function reasonOf(error: unknown): DecisionReason {
+  if (isKvatlasError(error, "KVATLAS_DEADLINE_EXCEEDED")) return "tokenize-timeout";
+  if (isKvatlasError(error, "KVATLAS_TOKENIZER_BUSY")) return "tokenizer-busy";
+  if (isKvatlasError(error, "KVATLAS_PROMPT_INVALID")) return "prompt-invalid";
+  if (isKvatlasError(error, "KVATLAS_TOKENIZER_UNAVAILABLE")) return "no-tokenizer";
+  return "tokenizer-failed";
+}
