@@ -1,4 +1,5 @@
 import { badTokenId, checkInteger, type HashValue, isTuple } from "./hash-value.ts";
+import { writeHex } from "./scratch.ts";
 
 /**
  * The canonical CBOR (RFC 8949 section 4.2, shortest heads) of vLLM's hashed tuple `(parent, tokens, extras)`, as `cbor2.dumps(x, canonical=True)`
@@ -55,7 +56,9 @@ export function writeCborBytesHead(buffer: Buffer, at: number, length: number): 
 
 /** An unsigned integer given as 16 hex digits. */
 export function writeCborUint64(buffer: Buffer, at: number, digits: string): number {
-  return writeHead64(buffer, at, majorUint, BigInt(`0x${digits}`));
+  if (digits.startsWith("00000000")) return writeHead(buffer, at, majorUint, Number.parseInt(digits, 16));
+  buffer[at] = majorUint | 27;
+  return writeHex(buffer, at + 1, digits);
 }
 
 /** `tokenIds[from..to)` as an array. */

@@ -1,6 +1,7 @@
 import { xxh64 } from "@node-rs/xxhash";
 import type { BlockDigest } from "./block-digest.ts";
 import { badTokenId, encodedBound, type HashValue } from "./hash-value.ts";
+import { Scratch } from "./scratch.ts";
 
 /**
  * Keys from token contents alone, bit-exact with the `xxh64` algorithm of llm-d-kv-cache's token processor:
@@ -15,7 +16,7 @@ import { badTokenId, encodedBound, type HashValue } from "./hash-value.ts";
  * tokens, so that blocks which the engine tells apart have different keys.
  */
 export function createContentDigest(seed: string, model: string): BlockDigest {
-  let scratch: Buffer = Buffer.allocUnsafeSlow(4096);
+  const scratch = new Scratch();
   const roots = new Map<string, string>();
 
   const rootOf = (name: string): string => {
@@ -40,12 +41,13 @@ export function createContentDigest(seed: string, model: string): BlockDigest {
     },
     next: (parent, tokenIds, from, to, extras, lookahead) => {
       const bound = 16 + (to - from + (lookahead?.length ?? 0)) * 4 + (extras === null ? 0 : encodedBound(extras));
-      if (bound > scratch.length) scratch = Buffer.allocUnsafeSlow(Math.max(bound, scratch.length * 2));
-      writeLow64(scratch, parent);
-      let end = writeTokens(scratch, 8, tokenIds, from, to);
-      if (lookahead !== null) end = writeTokens(scratch, end, lookahead, 0, lookahead.length);
-      if (extras !== null) for (const extra of extras) end = writeExtra(scratch, end, extra);
-      return digits(xxh64(scratch.subarray(0, end)));
+      scratch.reserve(bound);
+      const { bytes } = scratch;
+      writeLow64(bytes, parent);
+      let end = writeTokens(bytes, 8, tokenIds, from, to);
+      if (lookahead !== null) end = writeTokens(bytes, end, lookahead, 0, lookahead.length);
+      if (extras !== null) for (const extra of extras) end = writeExtra(bytes, end, extra);
+      return digits(xxh64(scratch.view(end)));
     },
   };
 }

@@ -5,6 +5,7 @@ import { writeCborBytesHead, writeCborTokens, writeCborTupleHead, writeCborUint6
 import { encodedBound, type HashTuple, type HashValue } from "./hash-value.ts";
 import type { NativeScheme } from "./key-scheme.ts";
 import { PickleWriter } from "./pickle.ts";
+import { Scratch, writeHex } from "./scratch.ts";
 
 /** Upper bound of a hashed tuple without its tokens and extras: heads, frame, parent, memo marks. */
 const fixedBound = 128;
@@ -21,15 +22,11 @@ export function createNativeDigest(scheme: NativeScheme): BlockDigest {
   const digestOf =
     algorithm === "xxhash" || algorithm === "xxhash_cbor" ? xxh3Digits : algorithm === "sha256_cbor_64bit" ? sha256Low64 : sha256Digits;
   const integerParent = algorithm === "sha256_cbor_64bit";
-  let scratch: Buffer = Buffer.allocUnsafeSlow(4096);
-  const pickle = new PickleWriter(scratch);
-
-  const room = (bytes: number): void => {
-    if (bytes > scratch.length) scratch = Buffer.allocUnsafeSlow(Math.max(bytes, scratch.length * 2));
-  };
+  const scratch = new Scratch();
+  const pickle = new PickleWriter(scratch.bytes);
 
   const writePickle = (parent: string, tokenIds: ArrayLike<number>, from: number, to: number, third: HashValue): number => {
-    pickle.begin(scratch);
+    pickle.begin(scratch.bytes);
     pickle.hexBytes(parent);
     pickle.tokens(tokenIds, from, to);
     pickle.value(third);
@@ -38,22 +35,23 @@ export function createNativeDigest(scheme: NativeScheme): BlockDigest {
   };
 
   const writeCbor = (parent: string, tokenIds: ArrayLike<number>, from: number, to: number, third: HashValue): number => {
-    let end = writeCborTupleHead(scratch, 0, 3);
-    if (integerParent) end = writeCborUint64(scratch, end, parent);
+    const { bytes } = scratch;
+    let end = writeCborTupleHead(bytes, 0, 3);
+    if (integerParent) end = writeCborUint64(bytes, end, parent);
     else {
-      end = writeCborBytesHead(scratch, end, parent.length / 2);
-      end += scratch.write(parent, end, "hex");
+      end = writeCborBytesHead(bytes, end, parent.length / 2);
+      end = writeHex(bytes, end, parent);
     }
-    end = writeCborTokens(scratch, end, tokenIds, from, to);
-    return writeCborValue(scratch, end, third);
+    end = writeCborTokens(bytes, end, tokenIds, from, to);
+    return writeCborValue(bytes, end, third);
   };
 
   const seedDigest = (): string => {
-    room(fixedBound + encodedBound(seed));
-    if (!pickled) return digestOf(scratch.subarray(0, writeCborValue(scratch, 0, seed)));
-    pickle.begin(scratch);
+    scratch.reserve(fixedBound + encodedBound(seed));
+    if (!pickled) return digestOf(scratch.view(writeCborValue(scratch.bytes, 0, seed)));
+    pickle.begin(scratch.bytes);
     pickle.value(seed);
-    return digestOf(scratch.subarray(0, pickle.end()));
+    return digestOf(scratch.view(pickle.end()));
   };
 
   const write = pickled ? writePickle : writeCbor;
@@ -62,9 +60,8 @@ export function createNativeDigest(scheme: NativeScheme): BlockDigest {
     root: () => root,
     next: (parent, tokenIds, from, to, extras, lookahead) => {
       const third: HashValue = lookahead === null ? extras : [extras as HashTuple | null, ...lookahead];
-      room(fixedBound + (to - from) * tokenBound + (third === null ? 0 : encodedBound(third)));
-      const length = write(parent, tokenIds, from, to, third);
-      return digestOf(scratch.subarray(0, length));
+      scratch.reserve(fixedBound + (to - from) * tokenBound + (third === null ? 0 : encodedBound(third)));
+      return digestOf(scratch.view(write(parent, tokenIds, from, to, third)));
     },
   };
 }

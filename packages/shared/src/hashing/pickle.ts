@@ -1,4 +1,5 @@
 import { badTokenId, checkInteger, type HashTuple, type HashValue, isTuple } from "./hash-value.ts";
+import { writeHex } from "./scratch.ts";
 
 /** Opcode and 8-byte length. */
 const frameHeadLength = 9;
@@ -45,7 +46,7 @@ export class PickleWriter {
   /** A byte string given in hex digits. */
   hexBytes(digits: string): void {
     this.#put(0x43, digits.length / 2);
-    this.#at += this.#buffer.write(digits, this.#at, "hex");
+    this.#at = writeHex(this.#buffer, this.#at, digits);
     this.#memoize();
   }
 
@@ -68,19 +69,23 @@ export class PickleWriter {
       const id = tokenIds[i];
       if (id === undefined || id >>> 0 !== id) throw badTokenId(id, i);
       if (!framed) this.#boundary();
+      const at = this.#at;
       if (id < 0x100) {
-        buffer[this.#at++] = 0x4b;
-        buffer[this.#at++] = id;
+        buffer[at] = 0x4b;
+        buffer[at + 1] = id;
+        this.#at = at + 2;
       } else if (id < 0x1_0000) {
-        buffer[this.#at++] = 0x4d;
-        buffer[this.#at++] = id;
-        buffer[this.#at++] = id >>> 8;
+        buffer[at] = 0x4d;
+        buffer[at + 1] = id;
+        buffer[at + 2] = id >>> 8;
+        this.#at = at + 3;
       } else if (id < 0x8000_0000) {
-        buffer[this.#at++] = 0x4a;
-        buffer[this.#at++] = id;
-        buffer[this.#at++] = id >>> 8;
-        buffer[this.#at++] = id >>> 16;
-        buffer[this.#at++] = id >>> 24;
+        buffer[at] = 0x4a;
+        buffer[at + 1] = id;
+        buffer[at + 2] = id >>> 8;
+        buffer[at + 3] = id >>> 16;
+        buffer[at + 4] = id >>> 24;
+        this.#at = at + 5;
       } else this.#integer(id);
     }
     this.closeTuple(to - from);
