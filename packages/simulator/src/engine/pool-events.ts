@@ -1,0 +1,27 @@
+/** What the scheduler tells the publisher, before any wire form. Hashes are those of `Sequence.hashes`. */
+export type PoolEvent = PoolStored | PoolRemoved | PoolCleared;
+
+export interface PoolStored {
+  readonly kind: "stored";
+  readonly hashes: readonly string[];
+  /** Hash of the block before the first one; null for block 0. */
+  readonly parent: string | null;
+  /** Tokens of exactly these blocks. */
+  readonly tokenIds: Uint32Array;
+  readonly blockSizeTokens: number;
+  readonly lora: { readonly id: number; readonly name: string } | null;
+  /** Per block, untagged: LoRA name, then the salt on block 0; null where there is neither. */
+  readonly extraKeys: readonly (readonly string[] | null)[];
+  readonly sessionId: string | null;
+  /** Tokens after each block that went into its hash; null without lookahead hashing. */
+  readonly lookahead: readonly (readonly number[])[] | null;
+}
+
+export interface PoolRemoved {
+  readonly kind: "removed";
+  readonly hash: string;
+}
+
+export interface PoolCleared {
+  readonly kind: "cleared";
+}

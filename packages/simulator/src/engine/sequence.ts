@@ -1,0 +1,46 @@
+import type { BlockId } from "./block-pool.ts";
+
+export type FinishReason = "stop" | "length" | "abort";
+
+/** One request as the engine sees it: one prompt, one answer. Its answer is known from the start; it is revealed token by token. */
+export interface SequenceSpec {
+  readonly id: string;
+  /** Prompt, then the whole answer. */
+  readonly tokenIds: Uint32Array;
+  readonly promptTokens: number;
+  readonly finishReason: "stop" | "length";
+  /** Hashes of every full block of `tokenIds`, in chain order. */
+  readonly hashes: readonly string[];
+  readonly lora: { readonly id: number; readonly name: string } | null;
+  readonly cacheSalt: string | null;
+  readonly sessionId: string | null;
+  /** The prompt is computed whole although blocks of it are cached (prompt_logprobs, echo with logprobs). */
+  readonly skipsCacheLookup: boolean;
+  /** Reused blocks are reported as stores too (`kv_cache_report_mode: "full"`, 0.26+). */
+  readonly reportsReusedBlocks: boolean;
+}
+
+/** State of a sequence inside the scheduler. */
+export class Sequence {
+  readonly spec: SequenceSpec;
+  status: "waiting" | "running" | "finished" = "waiting";
+  /** Tokens that exist: the prompt and what has been sampled. */
+  numTokens: number;
+  /** Tokens whose KV is in blocks of this sequence. */
+  numComputed = 0;
+  /** Leading blocks whose hash is in the pool. */
+  cachedBlocks = 0;
+  blocks: BlockId[] = [];
+  /** Prompt tokens found in the cache at first admission; -1 before. */
+  cachedTokens = -1;
+  preemptions = 0;
+
+  constructor(spec: SequenceSpec) {
+    this.spec = spec;
+    this.numTokens = spec.promptTokens;
+  }
+
+  get generated(): number {
+    return this.numTokens - this.spec.promptTokens;
+  }
+}

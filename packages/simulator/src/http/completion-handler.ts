@@ -1,0 +1,241 @@
+import { randomUUID } from "node:crypto";
+import type { IncomingMessage, ServerResponse } from "node:http";
+import type { Clock } from "@kvatlas/shared/clock";
+import { isKvatlasError } from "@kvatlas/shared/errors";
+import type { PromptEncoder, PromptRequest } from "@kvatlas/shared/tokenization/prompt-encoder";
+import { planAnswer } from "../engine/answer.ts";
+import type { Sequence } from "../engine/sequence.ts";
+import type { Rank } from "../rank.ts";
+import type { Replica } from "../replica.ts";
+import type { SimulatorTokenizer } from "../tokenizer.ts";
+import { type CompletionCall, parseCompletionCall } from "./completion-call.ts";
+import {
+  type ChoiceState,
+  chatOpening,
+  completionBody,
+  completionChunk,
+  type ResponseHead,
+  type UsageOptions,
+  usageChunk,
+  usageOf,
+} from "./completion-shapes.ts";
+import { ApiError, errorBody, parseObject, sendJson } from "./http-io.ts";
+
+export interface CompletionDeps {
+  readonly replica: Replica;
+  readonly tokenizer: SimulatorTokenizer;
+  readonly clock: Clock;
+}
+
+/**
+ * Answers `/v1/chat/completions` and `/v1/completions`, streamed or whole. A client that goes away aborts its sequences.
+ *
+ * @throws ApiError before the first byte
+ */
+export async function answerCompletion(
+  deps: CompletionDeps,
+  kind: "chat" | "completion",
+  bodyText: string,
+  request: IncomingMessage,
+  response: ServerResponse,
+): Promise<void> {
+  const { replica, tokenizer } = deps;
+  const { options } = replica;
+  const call = parseCompletionCall(kind, parseObject(bodyText), options.profile);
+  const lora = checkModel(replica, call.model);
+  const rank = replica.pickRank(askedRank(request, options.dataParallelSize));
+  const prompts = call.promptTokenIds ?? (await encodePrompt(tokenizer.prompts, { kind, bodyText }));
+  if (response.destroyed) return;
+  for (const prompt of prompts) checkLength(prompt.length, options.maxModelLen);
+
+  const headerId = header(request, "x-request-id") ?? call.requestId ?? randomUUID().replaceAll("-", "").slice(0, 16);
+  const head: ResponseHead = {
+    id: `${kind === "chat" ? "chatcmpl" : "cmpl"}-${headerId}`,
+    created: Math.floor(deps.clock.now() / 1000),
+    model: call.model ?? options.model,
+  };
+  const run = new CompletionRun(deps, call, head, rank, response);
+  response.once("close", () => run.abort());
+  for (const [promptIndex, promptTokenIds] of prompts.entries()) {
+    for (let choice = 0; choice < call.n; choice += 1) {
+      const room = options.maxModelLen - promptTokenIds.length;
+      const maxTokens = Math.max(1, Math.min(call.maxTokens ?? room, room));
+      const answer = planAnswer(
+        {
+          promptTokenIds,
+          choice,
+          maxTokens,
+          minTokens: Math.min(call.minTokens, maxTokens),
+          ignoresEndOfSequence: call.ignoresEndOfSequence,
+          stop: call.stop,
+          stopTokenIds: call.stopTokenIds,
+          typicalTokens: options.typicalAnswerTokens,
+        },
+        tokenizer.vocabulary,
+      );
+      const index = promptIndex * call.n + choice;
+      run.add(answer, {
+        id: index === 0 ? headerId : `${headerId}-${index}`,
+        promptTokenIds,
+        answer,
+        lora,
+        cacheSalt: call.cacheSalt,
+        sessionId: call.sessionId ?? header(request, "x-session-id"),
+        skipsCacheLookup: call.skipsCacheLookup,
+        reportsReusedBlocks: call.reportsReusedBlocks,
+      });
+    }
+  }
+}
+
+/** @throws ApiError 404 */
+export function checkModel(replica: Replica, model: string | null): ReturnType<Replica["adapter"]> {
+  if (model === null || model === replica.options.model) return null;
+  const lora = replica.adapter(model);
+  if (lora === null) throw new ApiError(404, `The model \`${model}\` does not exist.`, "model");
+  return lora;
+}
+
+/** @throws ApiError 400 for what the engine would refuse, 501 where this replica has no tokenizer */
+export async function encodePrompt(encoder: PromptEncoder, request: PromptRequest): Promise<readonly Uint32Array[]> {
+  try {
+    return (await encoder.encode(request)).map((prompt) => prompt.tokenIds);
+  } catch (error) {
+    if (isKvatlasError(error, "KVATLAS_PROMPT_INVALID")) throw new ApiError(400, error.message);
+    if (isKvatlasError(error, "KVATLAS_TOKENIZER_UNAVAILABLE")) throw new ApiError(501, error.message);
+    if (isKvatlasError(error, "KVATLAS_TOKENIZER_BUSY")) throw new ApiError(503, error.message);
+    throw error;
+  }
+}
+
+function checkLength(promptTokens: number, maxModelLen: number): void {
+  if (promptTokens === 0) throw new ApiError(400, "The prompt is empty.", "prompt");
+  if (promptTokens < maxModelLen) return;
+  throw new ApiError(
+    400,
+    `This model's maximum context length is ${maxModelLen} tokens. However, your request has ${promptTokens} input tokens. Please reduce the length of the input messages.`,
+  );
+}
+
+/** The header is ignored unless it is a whole number. @throws ApiError 400 out of range */
+function askedRank(request: IncomingMessage, size: number): number | null {
+  const text = header(request, "x-data-parallel-rank");
+  if (text === null || !/^[+-]?\d{1,9}$/.test(text.trim())) return null;
+  const rank = Number(text);
+  if (rank >= 0 && rank < size) return rank;
+  throw new ApiError(400, `data_parallel_rank ${rank} is out of range [0, ${size}).`);
+}
+
+function header(request: IncomingMessage, name: string): string | null {
+  const value = request.headers[name];
+  return typeof value === "string" && value !== "" ? value : null;
+}
+
+/** One HTTP request in progress: its choices, and what has been written of them. */
+class CompletionRun {
+  readonly #deps: CompletionDeps;
+  readonly #call: CompletionCall;
+  readonly #head: ResponseHead;
+  readonly #rank: Rank;
+  readonly #response: ServerResponse;
+  readonly #usageOptions: UsageOptions;
+  readonly #states: ChoiceState[] = [];
+  readonly #sequences: Sequence[] = [];
+  #unfinished = 0;
+  #isOver = false;
+
+  constructor(deps: CompletionDeps, call: CompletionCall, head: ResponseHead, rank: Rank, response: ServerResponse) {
+    this.#deps = deps;
+    this.#call = call;
+    this.#head = head;
+    this.#rank = rank;
+    this.#response = response;
+    this.#usageOptions = {
+      promptTokensDetails: deps.replica.options.promptTokensDetails,
+      omitsZeroCachedTokens: deps.replica.options.profile.omitsZeroCachedTokens,
+    };
+  }
+
+  add(answer: ReturnType<typeof planAnswer>, submission: Parameters<Replica["submit"]>[1]): void {
+    const state: ChoiceState = {
+      index: this.#states.length,
+      promptTokenIds: submission.promptTokenIds,
+      echoed: this.#call.echo ? this.#deps.tokenizer.decode([...submission.promptTokenIds]) : "",
+      text: "",
+      tokenIds: [],
+      cachedTokens: 0,
+      finishReason: null,
+      stopReason: null,
+    };
+    this.#states.push(state);
+    this.#unfinished += 1;
+    let sent = 0;
+    const sequence = this.#deps.replica.submit(this.#rank, submission, {
+      onToken: (advanced) => {
+        const position = advanced.generated - 1;
+        state.text += answer.texts[position] ?? "";
+        state.tokenIds.push(answer.tokenIds[position] ?? 0);
+        state.cachedTokens = Math.max(0, advanced.cachedTokens);
+        if (advanced.status === "finished") {
+          state.finishReason = answer.finishReason;
+          state.stopReason = answer.stopReason;
+          this.#unfinished -= 1;
+        }
+        const isDue = advanced.generated - sent >= this.#deps.replica.options.streamInterval || sent === 0 || state.finishReason !== null;
+        if (this.#call.stream && isDue) {
+          this.#writeChunk(
+            state,
+            answer.texts.slice(sent, advanced.generated).join(""),
+            answer.tokenIds.slice(sent, advanced.generated),
+            sent === 0,
+          );
+          sent = advanced.generated;
+        }
+        if (this.#unfinished === 0) this.#finish();
+      },
+      onLost: (reason) => this.#lose(reason),
+    });
+    this.#sequences.push(sequence);
+  }
+
+  abort(): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    for (const sequence of this.#sequences) this.#rank.engine.abort(sequence);
+  }
+
+  #writeChunk(state: ChoiceState, text: string, tokenIds: readonly number[], isFirst: boolean): void {
+    if (!this.#response.headersSent) {
+      this.#response.writeHead(200, { "content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache" });
+    }
+    if (isFirst && this.#call.kind === "chat") this.#writeEvent(chatOpening(this.#call, this.#head, state));
+    const usage = this.#call.continuousUsage ? usageOf([state], 1, this.#usageOptions, false) : null;
+    this.#writeEvent(completionChunk(this.#call, this.#head, state, { text, tokenIds, isFirst }, usage));
+  }
+
+  #writeEvent(data: unknown): void {
+    if (!this.#response.destroyed) this.#response.write(`data: ${JSON.stringify(data)}\n\n`);
+  }
+
+  #finish(): void {
+    this.#isOver = true;
+    const usage = usageOf(this.#states, this.#call.n, this.#usageOptions);
+    if (!this.#call.stream) {
+      sendJson(this.#response, 200, completionBody(this.#call, this.#head, this.#states, usage));
+      return;
+    }
+    if (this.#call.includesUsage) this.#writeEvent(usageChunk(this.#call, this.#head, usage));
+    this.#response.end("data: [DONE]\n\n");
+  }
+
+  /** A process that goes away closes the connection; there is no error body. */
+  #lose(_reason: string): void {
+    this.abort();
+    this.#response.destroy();
+  }
+}
+
+/** An error after the first byte of a stream. */
+export function writeStreamError(response: ServerResponse, error: ApiError): void {
+  response.end(`data: ${JSON.stringify(errorBody(error))}\n\ndata: [DONE]\n\n`);
+}
