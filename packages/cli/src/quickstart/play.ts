@@ -1,0 +1,124 @@
+import { KvatlasError } from "@kvatlas/shared/errors";
+import type { PromptEncoderCore } from "@kvatlas/shared/tokenization/local-prompt-encoder";
+import { waitUntil } from "../wait-until.ts";
+import { type ChatMessage, type ChatTurn, chat, chatBody } from "./chat-client.ts";
+import { blockSizeTokens, type Cluster, modelName } from "./cluster.ts";
+import { type Conversation, warmUpText } from "./documents.ts";
+import { expectedMatch } from "./expected-match.ts";
+
+/** One round as it is reported. */
+export interface Round {
+  readonly endpoint: string;
+  readonly mode: string;
+  readonly promptTokens: number;
+  /** What the router predicted. */
+  readonly matchedTokens: number;
+  /** What the replica says it has reused. */
+  readonly cachedTokens: number;
+  readonly ttftMs: number;
+}
+
+export interface Played {
+  readonly rounds: readonly [Round, Round];
+  /** Prompt of round 2. */
+  readonly promptIds: Uint32Array;
+  /** Tokens of round 2 that the replica of round 1 must hold. */
+  readonly expectedTokens: number;
+}
+
+const maxAnswerTokens = 80;
+const settleTimeoutMs = 10_000;
+
+/** Two rounds of a chat through one router. `indexed` waits for the index between them, where there is something to wait for. */
+export async function playConversation(
+  deps: { readonly encoder: PromptEncoderCore; readonly signal: AbortSignal },
+  baseUrl: string,
+  { opening, followUp }: Conversation,
+  indexed: (bodyOfRoundTwo: string, expectedTokens: number) => Promise<void>,
+): Promise<Played> {
+  const first: ChatMessage[] = [{ role: "user", content: opening }];
+  const one = await chat(baseUrl, { model: modelName, messages: first, maxTokens: maxAnswerTokens }, deps.signal);
+  const second: ChatMessage[] = [...first, { role: "assistant", content: one.text }, { role: "user", content: followUp }];
+  const roundTwo = { model: modelName, messages: second, maxTokens: maxAnswerTokens };
+  const secondIds = promptIds(deps.encoder, chatBody(roundTwo));
+  const firstIds = promptIds(deps.encoder, chatBody({ model: modelName, messages: first, maxTokens: maxAnswerTokens }));
+  const expectedTokens = expectedMatch([...firstIds, ...answerIds(deps.encoder, one)], secondIds, blockSizeTokens);
+  await indexed(chatBody(roundTwo), expectedTokens);
+  const two = await chat(baseUrl, roundTwo, deps.signal);
+  return { rounds: [roundOf(one), roundOf(two)], promptIds: secondIds, expectedTokens };
+}
+
+/** Tokens of an answer whose keys and values exist: the last one of an answer that was cut is sampled, but never fed back. */
+function answerIds(encoder: PromptEncoderCore, answer: ChatTurn): Uint32Array {
+  const ids = encoder.tokenizer.encode(answer.text, { addSpecialTokens: false });
+  return answer.finishReason === "length" ? ids.subarray(0, -1) : ids;
+}
+
+function promptIds(encoder: PromptEncoderCore, bodyText: string): Uint32Array {
+  const [prompt] = encoder.encode({ kind: "chat", bodyText });
+  return prompt?.tokenIds ?? new Uint32Array();
+}
+
+function roundOf(turn: ChatTurn): Round {
+  return {
+    endpoint: turn.endpoint ?? "unknown",
+    mode: turn.mode ?? "unknown",
+    promptTokens: turn.promptTokens,
+    matchedTokens: turn.matchedTokens,
+    cachedTokens: turn.cachedTokens,
+    ttftMs: Math.round(turn.ttftMs * 10) / 10,
+  };
+}
+
+/**
+ * Sends each replica a request longer than one block until its first event has told the ingester block size and hashes.
+ * Events published before the replica's connection to the ingester is up are lost, so one request may not be enough.
+ */
+export async function warmUp({ simulators, registry, routerAddress, baselineAddress }: Cluster, signal: AbortSignal): Promise<void> {
+  await Promise.all(
+    simulators.map((simulator, replica) => {
+      let attempt = 0;
+      return waitUntil(
+        async () => {
+          const messages: ChatMessage[] = [{ role: "user", content: warmUpText(replica, attempt++) }];
+          await chat(simulator.url, { model: modelName, messages, maxTokens: 2 }, signal);
+          const known = (await registry.endpoints()).find(({ id }) => id === simulator.address);
+          return known !== undefined && known.meta.scope !== null && known.meta.ready ? known : null;
+        },
+        { problem: `the index has not learned of replica ${simulator.address}`, timeoutMs: settleTimeoutMs, intervalMs: 100, signal },
+      );
+    }),
+  );
+  // Once through each router, so that threads, templates and connections are not part of what is measured.
+  for (const address of [routerAddress, baselineAddress]) {
+    const problem = `the router at ${address} has not answered`;
+    await waitUntil(() => askOnce(address, signal), { problem, timeoutMs: settleTimeoutMs, intervalMs: 100, signal });
+  }
+}
+
+async function askOnce(address: string, signal: AbortSignal): Promise<true | null> {
+  try {
+    await chat(`http://${address}`, { model: modelName, messages: [{ role: "user", content: "Hello" }], maxTokens: 2 }, signal);
+    return true;
+  } catch (error) {
+    if (error instanceof KvatlasError) return null;
+    throw error;
+  }
+}
+
+/** Waits until the router would find what round 1 has left: asks it where round 2 would go, which sends nothing to a replica. */
+export async function waitIndexed(cluster: Cluster, body: string, expectedTokens: number, signal: AbortSignal): Promise<void> {
+  await waitUntil(
+    async () => {
+      const response = await fetch(`http://${cluster.routerAddress}/kvatlas/v1/route`, {
+        method: "POST",
+        headers: { "content-type": "application/json" },
+        body,
+        signal,
+      });
+      const answer = (await response.json()) as { readonly matchedTokens?: number };
+      return response.ok && (answer.matchedTokens ?? 0) >= expectedTokens ? true : null;
+    },
+    { problem: "the router has not found the blocks of round 1 in the index", timeoutMs: settleTimeoutMs, signal },
+  );
+}
