@@ -21,7 +21,13 @@ describe("EngineStream", () => {
 
   it("begins a new run where the numbers go back", () => {
     const stream = new EngineStream();
-    for (const [seq, ts] of [[0, 1], [1, 2], [0, 9], [1, 10]] as const) stream.addLive(entry(seq, ts), ts);
+    for (const [seq, ts] of [
+      [0, 1],
+      [1, 2],
+      [0, 9],
+      [1, 10],
+    ] as const)
+      stream.addLive(entry(seq, ts), ts);
     expect(seqs(stream)).toEqual([
       [0, 1],
       [0, 1],

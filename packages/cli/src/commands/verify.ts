@@ -1,0 +1,52 @@
+import { createLocalPromptEncoder } from "@kvatlas/shared/tokenization/local-prompt-encoder";
+import { usageError } from "../args.ts";
+import type { Command, CommandContext } from "../command.ts";
+import { readRecording } from "../recording/read-recording.ts";
+import { reportText } from "../recording/report-table.ts";
+import { isSystemError } from "../recording/system-error.ts";
+import { tokenizerPackageOf } from "../recording/tokenizer-package.ts";
+import { verifyRecording } from "../recording/verify-recording.ts";
+
+export const verifyCommand: Command = {
+  name: "verify",
+  summary: "checks recordings: decoding, keys, predicted cache hits, tokens",
+  usage: "verify <recording.jsonl>... [--tokenizer DIR] [--json]",
+  description: [
+    "Reads recordings of engines (kvatlas record writes them) and checks, with the code that runs in production, that every stored block hash can be",
+    "recomputed from its tokens, that every request's cache hit is what the events before it predict, and, with --tokenizer, that every prompt has the",
+    "engine's token ids. What cannot be checked is counted by reason. Exits with 1 when anything differs.",
+  ].join("\n"),
+  examples: ["kvatlas verify engine.jsonl", "kvatlas verify --tokenizer models/Qwen3-8B --json a.jsonl b.jsonl"],
+  options: {
+    tokenizer: {
+      type: "string",
+      value: "DIR",
+      description: "Directory with tokenizer.json and tokenizer_config.json of the recorded model.",
+    },
+    json: { type: "boolean", description: "One JSON object per file and line instead of text." },
+  },
+  positionals: { name: "recording", min: 1, max: 10_000 },
+  run: verify,
+};
+
+async function verify({ args, stdout, signal }: CommandContext): Promise<number> {
+  const directory = args.string("tokenizer");
+  const encoder = directory === undefined ? undefined : createLocalPromptEncoder({ directory });
+  const tokenizerPackage = directory === undefined ? null : await tokenizerPackageOf(directory);
+  let hasProblems = false;
+  try {
+    for (const file of args.positionals) {
+      if (signal.aborted) return 1;
+      const recording = await readRecording(file).catch((error: unknown) => {
+        throw isSystemError(error) ? usageError(`cannot read ${file}: ${error.message}.`) : error;
+      });
+      const options = encoder === undefined ? {} : { tokenizer: { encoder, packageName: tokenizerPackage } };
+      const report = await verifyRecording(file, recording, options);
+      hasProblems ||= report.problems.length > 0;
+      stdout.write(args.flag("json") ? `${JSON.stringify(report)}\n` : reportText(report));
+    }
+  } finally {
+    await encoder?.close();
+  }
+  return hasProblems ? 1 : 0;
+}

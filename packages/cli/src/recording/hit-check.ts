@@ -1,0 +1,211 @@
+import { isKvatlasError } from "@kvatlas/shared/errors";
+import { type BlockHasher, createBlockHasher } from "@kvatlas/shared/hashing/block-hasher";
+import type { BlockKey } from "@kvatlas/shared/types";
+import type { EngineRun, Exchange } from "./engine-run.ts";
+import type { StreamRun } from "./engine-stream.ts";
+import { PredictedCache } from "./predicted-cache.ts";
+import { type CheckablePrompt, choicesPerPrompt, type PromptFacts } from "./prompt-facts.ts";
+import type { ReportBuilder } from "./report.ts";
+import { extrasFormOf, hidesExtras, type RunScheme } from "./scheme-check.ts";
+import { endOf, isObserved, overlapping, type PlacedBatch, type PlacedRun, placeStream, resetsOf } from "./timeline.ts";
+
+/** A request, what is known of its prompt, and the rank that served it. */
+export interface RankedRequest {
+  readonly exchange: Exchange;
+  readonly prompt: PromptFacts;
+}
+
+export interface HitCheckInput {
+  readonly run: EngineRun;
+  readonly rank: number;
+  readonly stream: readonly StreamRun[];
+  /** Streams of the other ranks; their clock serves where this one has no live frames. */
+  readonly others: readonly StreamRun[];
+  /** One per run of the stream. */
+  readonly schemes: readonly RunScheme[];
+  readonly requests: readonly RankedRequest[];
+}
+
+/**
+ * Predicts the cache hit of every request of one publisher that can be predicted, from the batches that the engine had emitted before it, and
+ * compares it with the engine's own count.
+ */
+export async function checkHits(input: HitCheckInput, report: ReportBuilder): Promise<void> {
+  const { run, stream, others, requests } = input;
+  const overlapped = overlapping(run.exchanges);
+  const checkable: { readonly exchange: Exchange; readonly prompt: CheckablePrompt }[] = [];
+  for (const { exchange, prompt } of requests) {
+    if ("skip" in prompt) report.skip(`request: ${prompt.skip}`);
+    else if (overlapped.has(exchange)) report.skip("request: concurrent with others");
+    else checkable.push({ exchange, prompt });
+  }
+  const placed = placeStream(stream, others);
+  if (placed === null && stream.some(({ batches }) => batches.length > 0)) {
+    report.skip("request: no live frames by which to place batches in time", checkable.length);
+    return;
+  }
+  const walk = new StreamWalk(input, placed ?? []);
+  checkable.sort((a, b) => a.exchange.request.atMs - b.exchange.request.atMs);
+  for (const { exchange, prompt } of checkable) {
+    const outcome = await walk.predict(exchange, prompt);
+    if ("skip" in outcome) {
+      report.skip(`request: ${outcome.skip}`);
+      continue;
+    }
+    const { request } = exchange;
+    report.compare("requests", outcome.tokens === prompt.cachedTokens, request.line, () => {
+      const blocks = `${outcome.tokens / outcome.blockSize} of ${outcome.limit} blocks of ${outcome.blockSize}`;
+      return `request ${request.id}: the engine took ${prompt.cachedTokens} of ${prompt.tokenIds.length} tokens from its cache, the events before it predict ${outcome.tokens} (${blocks})`;
+    });
+  }
+}
+
+type Prediction = { readonly tokens: number; readonly limit: number; readonly blockSize: number } | { readonly skip: string };
+
+/** Goes through a stream in time, request by request. */
+class StreamWalk {
+  readonly #input: HitCheckInput;
+  readonly #placed: readonly PlacedRun[];
+  readonly #resets: readonly number[];
+  readonly #hasLiveFrames: boolean;
+  #current = 0;
+  #applied = 0;
+  #cache: PredictedCache | null = null;
+  #hasher: BlockHasher | null = null;
+  /** False from a hole in the sequence numbers on, until the engine clears its cache. */
+  #isComplete = true;
+  #lastMs = Number.NEGATIVE_INFINITY;
+  #nextSeq = 0;
+
+  constructor(input: HitCheckInput, placed: readonly PlacedRun[]) {
+    this.#input = input;
+    this.#placed = placed;
+    this.#resets = resetsOf(input.run);
+    this.#hasLiveFrames = input.stream.some(({ batches }) => batches.some(({ receivedMs }) => receivedMs !== null));
+  }
+
+  async predict(exchange: Exchange, prompt: CheckablePrompt): Promise<Prediction> {
+    const sentMs = exchange.request.atMs;
+    this.#enterRun(endOf(exchange));
+    const next = await this.#applyUntil(sentMs);
+    if (next === null) {
+      const following = this.#placed[this.#current + 1];
+      if (following !== undefined) return skip("around a restart of the engine");
+      const end = { nextSeq: this.#nextSeq, lastMs: this.#lastMs, hasLiveFrames: this.#hasLiveFrames };
+      if (!isObserved(this.#input.run, end, sentMs)) return skip("nobody was listening, and no later batch or replay fills in");
+    } else if (next.seq !== this.#nextSeq) return skip("gap in the events");
+    if (!this.#isComplete) return skip("gap in the events");
+    if (this.#resets.some((resetMs) => resetMs <= sentMs && resetMs > this.#lastMs))
+      return skip("after a reset or sleep, before the next batch");
+    return this.#match(exchange, prompt);
+  }
+
+  /** Moves on to the run of the stream in which a request that ended at `endMs` was served. */
+  #enterRun(endMs: number): void {
+    for (;;) {
+      const following = this.#placed[this.#current + 1];
+      const [first] = following?.batches ?? [];
+      if (first === undefined || first.atMs > endMs) return;
+      this.#current++;
+      this.#applied = 0;
+      this.#cache = null;
+      this.#hasher = null;
+      this.#isComplete = true;
+      this.#lastMs = Number.NEGATIVE_INFINITY;
+      this.#nextSeq = 0;
+    }
+  }
+
+  /** Applies what the engine had emitted before; returns the first batch after. */
+  async #applyUntil(atMs: number): Promise<PlacedBatch | null> {
+    const batches = this.#placed[this.#current]?.batches ?? [];
+    for (;;) {
+      const batch = batches[this.#applied];
+      if (batch === undefined || batch.atMs >= atMs) return batch ?? null;
+      this.#applied++;
+      if (batch.seq !== this.#nextSeq) this.#isComplete = false;
+      if (batch.batch.events.some((event) => event.kind === "cleared")) this.#isComplete = true;
+      this.#nextSeq = batch.seq + 1;
+      this.#lastMs = batch.atMs;
+      await this.#open()?.apply(batch);
+    }
+  }
+
+  #open(): PredictedCache | null {
+    const found = this.#input.schemes[this.#current]?.found ?? null;
+    const { run, rank } = this.#input;
+    if (found !== null)
+      this.#cache ??= new PredictedCache(found, run.meta?.model ?? run.engine, rank === 0 ? run.engine : `${run.engine}/${rank}`);
+    return this.#cache;
+  }
+
+  async #match(exchange: Exchange, prompt: CheckablePrompt): Promise<Prediction> {
+    const { run, schemes, stream } = this.#input;
+    const scheme = schemes[this.#current];
+    const blockSize = scheme?.found?.blockSizeTokens ?? run.meta?.blockSizeTokens ?? 1;
+    const limit = Math.max(0, Math.floor((prompt.tokenIds.length - 1) / blockSize));
+    const cache = this.#cache;
+    // Before the first batch with a store the cache is empty, whatever its keys are.
+    if (cache === null || scheme?.found == null) {
+      const hasStores = (stream[this.#current]?.batches ?? []).slice(0, this.#applied).some(({ batch }) => batch.events.some(isStore));
+      return hasStores ? skip("key scheme unknown") : { tokens: 0, limit, blockSize };
+    }
+    const obstacle = this.#obstacle(cache, scheme, exchange);
+    if (obstacle !== null) return skip(obstacle);
+    const keys = this.#keysOf(scheme, prompt);
+    if (keys === null) return skip("path of the LoRA adapter not known");
+    const blocks = await cache.matchedBlocks(keys.slice(0, limit));
+    if (blocks < limit && choicesPerPrompt(exchange) > 1) return skip("several choices of a prompt that was not cached whole");
+    return { tokens: blocks * blockSize, limit, blockSize };
+  }
+
+  /** Why the state, complete as it is, does not tell what the engine would find. */
+  #obstacle(cache: PredictedCache, { found }: RunScheme, exchange: Exchange): string | null {
+    const { run, stream } = this.#input;
+    const batches = stream[this.#current]?.batches ?? [];
+    if (cache.unkeyed > 0) return "stored blocks without a key";
+    if (cache.groups.some(({ kind }) => kind === "other")) return "cache groups whose reach the events do not tell";
+    const stores = batches.flatMap(({ batch }) => batch.events.filter(isStore));
+    if (cache.groups.length > 1 && stores.some(({ specKind }) => specKind === null))
+      return "cache groups whose kind the events do not tell";
+    if (found?.scheme.kind === "content" && stores.some(hidesExtras)) {
+      const isSalted = ({ request }: Exchange): boolean => typeof request.body.cache_salt === "string" && request.body.cache_salt !== "";
+      if (run.exchanges.some((other) => isSalted(other) && other.request.atMs <= exchange.request.atMs))
+        return "salts that the events do not tell";
+    }
+    if (found?.lookaheadTokens === 0 && hasDrafter(run)) return "drafter that drops the last block";
+    return null;
+  }
+
+  #keysOf(scheme: RunScheme, prompt: CheckablePrompt): readonly BlockKey[] | null {
+    const { run } = this.#input;
+    if (scheme.found === null) return null;
+    this.#hasher ??= createBlockHasher({
+      scheme: scheme.found.scheme,
+      blockSizeTokens: scheme.found.blockSizeTokens,
+      lookaheadTokens: scheme.found.lookaheadTokens,
+      model: run.meta?.model ?? run.engine,
+      extrasForm: extrasFormOf(run, scheme.detector.extrasForm),
+    });
+    try {
+      return this.#hasher.chain(prompt.tokenIds, prompt.extras).keys;
+    } catch (error) {
+      if (isKvatlasError(error, "KVATLAS_REQUEST_INVALID")) return null;
+      throw error;
+    }
+  }
+}
+
+function skip(reason: string): { readonly skip: string } {
+  return { skip: reason };
+}
+
+function isStore<T extends { readonly kind: string }>(event: T): event is Extract<T, { kind: "stored" }> {
+  return event.kind === "stored";
+}
+
+/** EAGLE-like drafters make the engine drop the last matched block (vLLM up to 0.32, and 0.33 without lookahead hashing). */
+function hasDrafter({ meta }: EngineRun): boolean {
+  const args = meta?.args.join(" ") ?? "";
+  return /--speculative[-_]config/.test(args) && /eagle|mtp/i.test(args);
+}
