@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { FrameQueue } from "./frame-queue.ts";
 
-const frame = (seq: number, bytes = 10) => ({ seq, payload: new Uint8Array(bytes) });
+const frame = (seq: number, bytes = 10) => ({ seq, payload: new Uint8Array(bytes), receivedAt: 0 });
 
 describe("FrameQueue", () => {
   it("keeps the order and counts bytes", () => {

@@ -1,5 +1,10 @@
 import type { EngineFrame } from "./frame.ts";
 
+export interface QueuedFrame extends EngineFrame {
+  /** Monotonic ms. */
+  readonly receivedAt: number;
+}
+
 /**
  * Undecoded frames of one endpoint between its socket, which is always drained, and the pipeline, which may be slow.
  * Bounded by bytes: past the bound the newest frames are dropped, because the older ones keep the order whole and the dropped ones can be
@@ -7,7 +12,7 @@ import type { EngineFrame } from "./frame.ts";
  */
 export class FrameQueue {
   readonly #maxBytes: number;
-  #frames: (EngineFrame | undefined)[] = [];
+  #frames: (QueuedFrame | undefined)[] = [];
   #head = 0;
   #bytes = 0;
   #overflowed = false;
@@ -36,7 +41,7 @@ export class FrameQueue {
     this.#onPush = listener;
   }
 
-  push(frame: EngineFrame): void {
+  push(frame: QueuedFrame): void {
     // A frame larger than the whole bound is let through alone, so that it cannot block its stream for ever.
     if (this.#bytes + frame.payload.byteLength > this.#maxBytes && this.length > 0) {
       this.#overflowed = true;
@@ -48,7 +53,7 @@ export class FrameQueue {
     this.#onPush?.();
   }
 
-  shift(): EngineFrame | undefined {
+  shift(): QueuedFrame | undefined {
     const frame = this.#frames[this.#head];
     if (frame === undefined) return undefined;
     this.#frames[this.#head++] = undefined;

@@ -1,0 +1,173 @@
+import { randomBytes } from "node:crypto";
+import { hostname } from "node:os";
+import { createAdminServer } from "@kvatlas/shared/admin-server";
+import { type Clock, systemClock } from "@kvatlas/shared/clock";
+import type { KvatlasConfig } from "@kvatlas/shared/config/schema";
+import type { BlockIndex } from "@kvatlas/shared/index/block-index";
+import { type Component, createLifecycle } from "@kvatlas/shared/lifecycle";
+import type { Logger } from "@kvatlas/shared/logger";
+import type { EndpointRegistry } from "@kvatlas/shared/registry/endpoint-registry";
+import type { EndpointId } from "@kvatlas/shared/types";
+import type { Registry } from "prom-client";
+import { Agent } from "undici";
+import { DynamicTargets } from "./discovery/dynamic-targets.ts";
+import { staticTargets } from "./discovery/static-source.ts";
+import { createEngineClient } from "./load/engine-client.ts";
+import { LoadScraper } from "./load/load-scraper.ts";
+import { createIngesterMetrics } from "./metrics.ts";
+import { createEndpointTenure, type EndpointTenure } from "./ownership/endpoint-tenure.ts";
+import { Ownership } from "./ownership/ownership.ts";
+import { BindRouter } from "./subscriber/bind-router.ts";
+import { FrameQueue } from "./subscriber/frame-queue.ts";
+import { createReplayLocator } from "./subscriber/replay-locator.ts";
+import { createZmqSubscriber } from "./subscriber/zmq-subscriber.ts";
+
+export interface IngesterDeps {
+  readonly index: BlockIndex;
+  readonly registry: EndpointRegistry;
+  readonly logger: Logger;
+  readonly metricsRegistry: Registry;
+  /** @defaultValue the system's */
+  readonly clock?: Clock;
+}
+
+export interface IngesterOptions {
+  /** @defaultValue `ingester.instanceId`, else host name, process id and a random part */
+  readonly instanceId?: string;
+  /** False leaves out the admin server, for processes that have one already. @defaultValue true */
+  readonly admin?: boolean;
+}
+
+export interface Ingester extends Component {
+  readonly instanceId: string;
+  /** Resolved bind-mode address; null in connect mode and before `start`. */
+  boundAddress(): string | null;
+  /** `host:port` of the admin server; null without one and before `start`. */
+  adminAddress(): string | null;
+  /** Why the ingester is not ready; empty when it is. */
+  readiness(): readonly string[];
+  /** Endpoints this instance owns, and whether what could be replayed for them has been. */
+  owned(): ReadonlyMap<EndpointId, { readonly isCaughtUp: boolean }>;
+}
+
+const closeTimeoutMs = 10_000;
+/** A registry that has not answered for this many heartbeats is worth a reason. */
+const lateBeats = 5;
+
+/**
+ * Keeps the index equal to what the replicas say: discovery, ownership, subscriptions, the pipeline and the load scraper, wired.
+ * `start` does not wait for Redis or replicas; `close` hands every endpoint over. It rejects with KVATLAS_PORT_IN_USE for the admin server.
+ */
+export function createIngester(deps: IngesterDeps, config: KvatlasConfig, options: IngesterOptions = {}): Ingester {
+  const { index, registry, logger } = deps;
+  const clock = deps.clock ?? systemClock;
+  const settings = config.ingester;
+  const instanceId = options.instanceId ?? settings.instanceId ?? `${hostname()}-${process.pid}-${randomBytes(3).toString("hex")}`;
+  const metrics = createIngesterMetrics(deps.metricsRegistry);
+  const agent = new Agent({
+    connections: 4,
+    keepAliveTimeout: 4_000,
+    headersTimeout: 2_000,
+    bodyTimeout: 2_000,
+    connect: { timeout: 2_000 },
+  });
+  const engine = createEngineClient(agent);
+  const scraper = new LoadScraper({ engine, registry, clock, logger, metrics }, { intervalMs: settings.scrapeIntervalMs });
+  const locateReplay = createReplayLocator({ engine, clock });
+  const dynamic = new DynamicTargets(config.pools, settings);
+  const tenures = new Map<EndpointId, EndpointTenure>();
+
+  const router = new BindRouter(
+    {
+      clock,
+      logger,
+      metrics,
+      claim: (topic, rank) => {
+        const target = dynamic.targetOf(topic, rank);
+        if (target !== null) ownership.claim(target);
+        return target?.endpoint ?? null;
+      },
+    },
+    settings,
+  );
+  const ownership: Ownership = new Ownership(
+    {
+      registry,
+      clock,
+      logger,
+      metrics,
+      openTenure: (target, lease, stored) => {
+        const queue = target.events === null ? router.queueOf(target.endpoint) : new FrameQueue(settings.maxQueuedBytes);
+        const tenure = createEndpointTenure({ index, registry, scraper, clock, logger, metrics, replayAddress: locateReplay }, settings, {
+          target,
+          lease,
+          stored,
+          queue,
+        });
+        tenures.set(target.endpoint, tenure);
+        return tenure;
+      },
+    },
+    { instanceId, leaseTtlMs: settings.leaseTtlMs, heartbeatMs: settings.heartbeatMs },
+    staticTargets(config.pools),
+  );
+  const bound =
+    settings.bind === null
+      ? null
+      : createZmqSubscriber(
+          { onFrame: (frame) => router.route(frame), onMalformed: () => metrics.frames.inc({ outcome: "malformed" }) },
+          { logger },
+          { mode: "bind", address: settings.bind, maxMessageBytes: settings.maxQueuedBytes },
+        );
+  let started = false;
+
+  function readiness(): readonly string[] {
+    if (!started) return ["the ingester has not started"];
+    const reasons: string[] = [];
+    const { beatAt } = ownership;
+    if (beatAt === null) reasons.push("the registry has not answered yet");
+    else if (clock.monotonic() - beatAt > lateBeats * settings.heartbeatMs) {
+      reasons.push(`the registry has not answered for ${Math.round((clock.monotonic() - beatAt) / 1_000)} s`);
+    }
+    const opening = [...tenures].filter(([endpoint, tenure]) => ownership.owns(endpoint) && !tenure.isOpen).length;
+    if (opening > 0) reasons.push(`${opening} endpoints are being taken over`);
+    return reasons;
+  }
+
+  const admin =
+    options.admin === false
+      ? null
+      : createAdminServer({ registry: deps.metricsRegistry, logger, readiness }, { listen: settings.admin, setting: "ingester.admin" });
+  const lifecycle = createLifecycle(
+    [
+      ...(admin === null ? [] : [admin]),
+      { name: "http-client", start: () => Promise.resolve(), close: () => agent.destroy() },
+      { name: "load-scraper", start: async () => scraper.start(), close: () => scraper.close() },
+      { name: "ownership", start: async () => ownership.start(), close: () => ownership.close() },
+      ...(bound === null ? [] : [{ name: "bind-subscriber", start: () => bound.start(), close: () => bound.close() }]),
+    ],
+    { logger, clock },
+    { name: "ingester", closeTimeoutMs },
+  );
+
+  return {
+    name: "ingester",
+    instanceId,
+    boundAddress: () => bound?.boundAddress ?? null,
+    adminAddress: () => admin?.address ?? null,
+    readiness,
+    owned: () =>
+      new Map(
+        [...tenures].filter(([endpoint]) => ownership.owns(endpoint)).map(([endpoint, { isCaughtUp }]) => [endpoint, { isCaughtUp }]),
+      ),
+    start: async () => {
+      await lifecycle.start();
+      started = true;
+      logger.info({ instanceId, bind: bound?.boundAddress ?? null, endpoints: ownership.targets.size }, "ingester started");
+    },
+    close: () => {
+      started = false;
+      return lifecycle.close();
+    },
+  };
+}

@@ -1,0 +1,248 @@
+import type { Clock } from "@kvatlas/shared/clock";
+import type { BlockStored, KvEvent } from "@kvatlas/shared/events/events";
+import { type ContentKeyMapper, createContentKeyMapper } from "@kvatlas/shared/hashing/content-keys";
+import type { IndexOp } from "@kvatlas/shared/index/block-index";
+import type { EndpointRegistry } from "@kvatlas/shared/registry/endpoint-registry";
+import type { BlockKey, CacheGroupId, EndpointId, EngineHash } from "@kvatlas/shared/types";
+import { LRUCache } from "lru-cache";
+import type { IngesterMetrics } from "../metrics.ts";
+import type { KeyTranslator } from "./key-translator.ts";
+
+export interface ContentTranslatorDeps {
+  readonly registry: Pick<EndpointRegistry, "resolveEngineHashes" | "saveEngineHashes" | "dropEngineHashes">;
+  readonly clock: Clock;
+  readonly metrics: IngesterMetrics;
+  /** Repeats a call until the store answers. */
+  readonly stored: <T>(call: () => Promise<T>) => Promise<T>;
+}
+
+export interface ContentTranslatorOptions {
+  readonly endpoint: EndpointId;
+  readonly incarnation: number;
+  readonly model: string;
+  readonly seed: string;
+}
+
+/** Entries of the table that are kept at hand; the whole of it is in the registry. */
+const maxCached = 65_536;
+/** Stores whose parent is not known yet. */
+const maxWaiting = 1_024;
+const waitMs = 10_000;
+
+interface Waiting {
+  readonly event: BlockStored;
+  readonly since: number;
+  /** Removed while waiting. */
+  readonly gone: Set<EngineHash>;
+}
+
+/** Field of the table: the same hash in two cache groups has two lives. */
+type TableField = string;
+
+function fieldOf(hash: EngineHash, group: CacheGroupId): TableField {
+  return group === 0 ? hash : `${hash}#${group}`;
+}
+
+/**
+ * Keys from token contents, for engines whose own hashes cannot be reproduced. Removals and parents name engine hashes only, so the registry
+ * holds a table engine hash -> key per incarnation, which outlives the owner.
+ *
+ * The table is written before the index, so that whatever the index holds can be removed again. A pair is dropped when the last copy of its
+ * block is gone; a crash in between leaves an unused pair behind until the next incarnation.
+ */
+export class ContentTranslator implements KeyTranslator {
+  readonly wantsEmptied = true;
+  readonly #deps: ContentTranslatorDeps;
+  readonly #options: ContentTranslatorOptions;
+  readonly #mapper: ContentKeyMapper;
+  readonly #known = new LRUCache<TableField, BlockKey>({ max: maxCached });
+  /** Pairs removed from some copy, by key: dropped when the index says that it was the last one. */
+  readonly #removed = new LRUCache<BlockKey, Set<TableField>>({ max: maxCached });
+  readonly #waiting = new Map<TableField, Waiting[]>();
+  #waitingCount = 0;
+
+  constructor(deps: ContentTranslatorDeps, options: ContentTranslatorOptions) {
+    this.#deps = deps;
+    this.#options = options;
+    this.#mapper = createContentKeyMapper({ seed: options.seed, model: options.model });
+  }
+
+  async translate(events: readonly KvEvent[]): Promise<readonly IndexOp[]> {
+    await this.#lookUp(events);
+    this.#expire();
+    const ops: IndexOp[] = [];
+    const pairs = new Map<TableField, BlockKey>();
+    for (const event of events) {
+      if (event.kind === "stored") this.#store(event, ops, pairs);
+      else if (event.kind === "removed") this.#remove(event.hashes, event.group, event.medium, ops);
+    }
+    if (pairs.size > 0) {
+      const { endpoint, incarnation } = this.#options;
+      await this.#deps.stored(() => this.#deps.registry.saveEngineHashes(endpoint, incarnation, pairs));
+    }
+    return ops;
+  }
+
+  async forget(emptied: readonly BlockKey[]): Promise<void> {
+    const fields: TableField[] = [];
+    for (const key of emptied) {
+      for (const field of this.#removed.get(key) ?? []) {
+        fields.push(field);
+        this.#known.delete(field);
+      }
+      this.#removed.delete(key);
+    }
+    if (fields.length === 0) return;
+    await this.#deps.registry.dropEngineHashes(this.#options.endpoint, this.#options.incarnation, fields);
+  }
+
+  /** Fetches what the batch names and is not at hand, in one call. */
+  async #lookUp(events: readonly KvEvent[]): Promise<void> {
+    const missing = new Set<TableField>();
+    const inBatch = new Set<TableField>();
+    const want = (hash: EngineHash, group: CacheGroupId): void => {
+      const field = fieldOf(hash, group);
+      if (!inBatch.has(field) && !this.#known.has(field)) missing.add(field);
+    };
+    for (const event of events) {
+      if (event.kind === "cleared") continue;
+      const isHashOnly = event.kind === "stored" && event.tokenIds.length === 0;
+      if (event.kind === "removed" || isHashOnly) for (const hash of event.hashes) want(hash, event.group);
+      if (event.kind !== "stored") continue;
+      if (event.parent !== null) want(event.parent, event.group);
+      for (const hash of event.hashes) inBatch.add(fieldOf(hash, event.group));
+    }
+    if (missing.size === 0) return;
+    const fields = [...missing];
+    const { endpoint, incarnation } = this.#options;
+    const keys = await this.#deps.stored(() => this.#deps.registry.resolveEngineHashes(endpoint, incarnation, fields));
+    for (const [i, field] of fields.entries()) {
+      const key = keys[i];
+      if (key !== null && key !== undefined) this.#known.set(field, key as BlockKey);
+    }
+  }
+
+  #store(event: BlockStored, ops: IndexOp[], pairs: Map<TableField, BlockKey>): void {
+    if (event.hashes.length === 0) return;
+    if (event.tokenIds.length === 0) {
+      this.#storeKnown(event, ops);
+      return;
+    }
+    const parentKey = event.parent === null ? null : this.#known.get(fieldOf(event.parent, event.group));
+    if (parentKey === undefined) {
+      this.#wait(event);
+      return;
+    }
+    const mapped = this.#mapper.keysOf(event, parentKey);
+    if ("obstacle" in mapped) {
+      this.#deps.metrics.skipped.inc({ reason: mapped.obstacle }, event.hashes.length);
+      return;
+    }
+    this.#stored(event, mapped.keys, new Set(), ops, pairs);
+  }
+
+  #stored(
+    event: BlockStored,
+    keys: readonly BlockKey[],
+    gone: ReadonlySet<EngineHash>,
+    ops: IndexOp[],
+    pairs: Map<TableField, BlockKey>,
+  ): void {
+    const present: BlockKey[] = [];
+    for (const [i, hash] of event.hashes.entries()) {
+      const key = keys[i];
+      if (key === undefined) continue;
+      const field = fieldOf(hash, event.group);
+      this.#known.set(field, key);
+      if (gone.has(hash)) continue;
+      pairs.set(field, key);
+      this.#removed.delete(key);
+      present.push(key);
+    }
+    if (present.length > 0) ops.push({ op: "store", medium: event.medium, group: event.group, keys: present });
+    for (const hash of event.hashes) this.#release(fieldOf(hash, event.group), ops, pairs);
+  }
+
+  /** Hash-only stores (connectors): blocks that another medium has described. */
+  #storeKnown(event: BlockStored, ops: IndexOp[]): void {
+    const keys = this.#keysOf(event.hashes, event.group, "hash-only store of an unknown block");
+    for (const key of keys) this.#removed.delete(key);
+    if (keys.length > 0) ops.push({ op: "store", medium: event.medium, group: event.group, keys });
+  }
+
+  #remove(hashes: readonly EngineHash[], group: CacheGroupId, medium: IndexOp["medium"], ops: IndexOp[]): void {
+    if (this.#waitingCount > 0) this.#removeWaiting(hashes, group);
+    const keys = this.#keysOf(hashes, group, "removal of an unknown block");
+    for (const hash of hashes) {
+      const field = fieldOf(hash, group);
+      const key = this.#known.get(field);
+      if (key === undefined) continue;
+      const fields = this.#removed.get(key);
+      if (fields === undefined) this.#removed.set(key, new Set([field]));
+      else fields.add(field);
+    }
+    if (keys.length > 0) ops.push({ op: "remove", medium, group, keys });
+  }
+
+  #keysOf(hashes: readonly EngineHash[], group: CacheGroupId, otherwise: string): readonly BlockKey[] {
+    const keys: BlockKey[] = [];
+    for (const hash of hashes) {
+      const key = this.#known.get(fieldOf(hash, group));
+      if (key !== undefined) keys.push(key);
+    }
+    if (keys.length < hashes.length) this.#deps.metrics.skipped.inc({ reason: otherwise }, hashes.length - keys.length);
+    return keys;
+  }
+
+  #wait(event: BlockStored): void {
+    if (event.parent === null) return;
+    if (this.#waitingCount >= maxWaiting) {
+      this.#giveUp(event);
+      return;
+    }
+    const field = fieldOf(event.parent, event.group);
+    const list = this.#waiting.get(field) ?? [];
+    list.push({ event, since: this.#deps.clock.monotonic(), gone: new Set() });
+    this.#waiting.set(field, list);
+    this.#waitingCount++;
+  }
+
+  /** The parent has come: its children follow, and theirs. */
+  #release(parent: TableField, ops: IndexOp[], pairs: Map<TableField, BlockKey>): void {
+    const list = this.#waiting.get(parent);
+    const parentKey = this.#known.get(parent);
+    if (list === undefined || parentKey === undefined) return;
+    this.#waiting.delete(parent);
+    this.#waitingCount -= list.length;
+    for (const { event, gone } of list) {
+      const mapped = this.#mapper.keysOf(event, parentKey);
+      if ("obstacle" in mapped) this.#deps.metrics.skipped.inc({ reason: mapped.obstacle }, event.hashes.length);
+      else this.#stored(event, mapped.keys, gone, ops, pairs);
+    }
+  }
+
+  #removeWaiting(hashes: readonly EngineHash[], group: CacheGroupId): void {
+    for (const list of this.#waiting.values()) {
+      for (const { event, gone } of list) {
+        if (event.group !== group) continue;
+        for (const hash of hashes) if (event.hashes.includes(hash)) gone.add(hash);
+      }
+    }
+  }
+
+  #expire(): void {
+    if (this.#waitingCount === 0) return;
+    const before = this.#deps.clock.monotonic() - waitMs;
+    for (const [field, list] of this.#waiting) {
+      const kept = list.filter(({ since }) => since >= before);
+      for (const { event, since } of list) if (since < before) this.#giveUp(event);
+      this.#waitingCount -= list.length - kept.length;
+      if (kept.length === 0) this.#waiting.delete(field);
+      else this.#waiting.set(field, kept);
+    }
+  }
+
+  #giveUp(event: BlockStored): void {
+    this.#deps.metrics.skipped.inc({ reason: "unknown parent" }, event.hashes.length);
+  }
+}

@@ -1,0 +1,114 @@
+import type { ExtrasForm } from "@kvatlas/shared/hashing/key-scheme";
+import type { EndpointMeta } from "@kvatlas/shared/registry/endpoint-registry";
+import type { CacheGroup, ScopeId } from "@kvatlas/shared/types";
+import type { ReplicaTarget } from "../discovery/replica-target.ts";
+import type { ReplicaObservation } from "../load/load-scraper.ts";
+
+/** Things an operator should know about an endpoint; the names are what `doctor` and dashboards show. */
+export type FindingName =
+  | "model"
+  | "block-size"
+  | "hash-scheme"
+  | "prefix-caching"
+  | "events-lost"
+  | "replay"
+  | "key-mismatch"
+  | "undecodable-events";
+
+/** Longer lists of models are cut in messages. */
+const maxNamesInMessage = 5;
+
+/** What is known of one endpoint, from the record of a former owner, its events and its HTTP server; tells what has changed since last described. */
+export class EndpointProfile {
+  readonly #target: ReplicaTarget;
+  readonly #described = new Map<string, string>();
+  readonly #findings = new Map<FindingName, string>();
+  #loras: Readonly<Record<string, string>>;
+  #ready: boolean;
+  #algorithmHint: string | null = null;
+  scope: ScopeId | null;
+  extrasForm: ExtrasForm | null;
+  lookaheadTokens: number;
+  groups: readonly CacheGroup[];
+  processStartSeconds: number | null;
+  lastBatch: EndpointMeta["lastBatch"];
+
+  constructor(target: ReplicaTarget, stored: EndpointMeta | null) {
+    this.#target = target;
+    this.scope = stored?.scope ?? null;
+    this.extrasForm = stored?.extrasForm ?? null;
+    this.lookaheadTokens = stored?.lookaheadTokens ?? 0;
+    this.groups = stored?.groups ?? [];
+    this.processStartSeconds = stored?.processStartSeconds ?? null;
+    this.lastBatch = stored?.lastBatch ?? null;
+    this.#loras = stored?.loras ?? {};
+    this.#ready = stored?.ready ?? false;
+  }
+
+  get loras(): Readonly<Record<string, string>> {
+    return this.#loras;
+  }
+
+  /** `--prefix-caching-hash-algo` as the engine reports it. */
+  get algorithmHint(): string | null {
+    return this.#algorithmHint;
+  }
+
+  /** Records or, with null, withdraws a finding. True when that changed something. */
+  find(name: FindingName, message: string | null): boolean {
+    if ((this.#findings.get(name) ?? null) === message) return false;
+    if (message === null) this.#findings.delete(name);
+    else this.#findings.set(name, message);
+    return true;
+  }
+
+  observe(observation: ReplicaObservation): void {
+    this.#ready = observation.healthy;
+    const { metrics, models } = observation;
+    if (metrics !== null) {
+      this.#algorithmHint = metrics.hashAlgorithm ?? this.#algorithmHint;
+      this.find(
+        "prefix-caching",
+        metrics.prefixCachingEnabled === false
+          ? "The engine runs without prefix caching: there is nothing to route by. Start it with --enable-prefix-caching."
+          : null,
+      );
+    }
+    if (models === null) return;
+    this.#loras = models.loras;
+    const { model } = this.#target;
+    const served = models.names.includes(model) || model in models.loras;
+    const names = models.names.slice(0, maxNamesInMessage).join(", ");
+    this.find(
+      "model",
+      served || models.names.length === 0 ? null : `The pool's model is ${model}, the replica serves ${names}. Correct one of the two.`,
+    );
+  }
+
+  /** Fields that differ from what was last described; all of them the first time. `commit` once they are written. */
+  changes(): { readonly meta: Partial<EndpointMeta>; readonly commit: () => void } {
+    const meta: EndpointMeta = {
+      address: this.#target.address,
+      pool: this.#target.pool.name,
+      model: this.#target.model,
+      rank: this.#target.rank,
+      scope: this.scope,
+      extrasForm: this.extrasForm,
+      lookaheadTokens: this.lookaheadTokens,
+      groups: this.groups,
+      loras: this.#loras,
+      ready: this.#ready,
+      processStartSeconds: this.processStartSeconds,
+      findings: Object.fromEntries(this.#findings),
+      lastBatch: this.lastBatch ?? null,
+    };
+    const texts = new Map(Object.entries(meta).map(([field, value]) => [field, JSON.stringify(value)]));
+    const changed = Object.entries(meta).filter(([field]) => texts.get(field) !== this.#described.get(field));
+    return {
+      meta: Object.fromEntries(changed),
+      commit: () => {
+        for (const [field, text] of texts) this.#described.set(field, text);
+      },
+    };
+  }
+}

@@ -1,0 +1,407 @@
+import type { Clock } from "@kvatlas/shared/clock";
+import { isKvatlasError } from "@kvatlas/shared/errors";
+import type { BlockIndex } from "@kvatlas/shared/index/block-index";
+import type { Logger } from "@kvatlas/shared/logger";
+import type { EndpointMeta, EndpointRegistry, Lease } from "@kvatlas/shared/registry/endpoint-registry";
+import type { ReplicaTarget } from "../discovery/replica-target.ts";
+import type { ReplicaObservation } from "../load/load-scraper.ts";
+import type { GapCause, IngesterMetrics, LostCause } from "../metrics.ts";
+import { type EngineFrame, peekTimestamp } from "../subscriber/frame.ts";
+import type { FrameQueue, QueuedFrame } from "../subscriber/frame-queue.ts";
+import { type ReplayOutcome, replay } from "../subscriber/replay-client.ts";
+import { type BatchMark, isOfAnotherRun, nextStep } from "../subscriber/sequence-tracker.ts";
+import { EndpointProfile } from "./endpoint-profile.ts";
+import { EventApplier } from "./event-applier.ts";
+import { ProcessStartWatch } from "./process-start-watch.ts";
+import { WakeUp } from "./wake-up.ts";
+
+export interface EndpointSessionDeps {
+  readonly index: Pick<BlockIndex, "openWriter" | "forget">;
+  readonly registry: EndpointRegistry;
+  readonly clock: Clock;
+  readonly logger: Logger;
+  readonly metrics: IngesterMetrics;
+  /** Where the replica answers replays, asked before each one; null: nowhere. */
+  readonly replayAddress: (signal: AbortSignal) => Promise<string | null>;
+}
+
+export interface EndpointSessionOptions {
+  readonly flushIntervalMs: number;
+  readonly maxBatchOps: number;
+  readonly maxQueuedBytes: number;
+  readonly replayTimeoutMs: number;
+}
+
+/** What one ingester owns of one endpoint. */
+export interface OwnedEndpoint {
+  readonly target: ReplicaTarget;
+  readonly lease: Lease;
+  /** The record a former owner has left. */
+  readonly stored: EndpointMeta | null;
+  readonly queue: FrameQueue;
+}
+
+/** Why a session ended: it was asked to, the endpoint has another owner, or something failed that a new session may get over. */
+export type SessionEnd = "closed" | "lost" | "failed";
+
+/** Attempts in a row without anything new before a replay is given up. */
+const maxReplayAttempts = 3;
+/** Batches that are decoded and held until the key scheme is known take several times the memory of their payloads. */
+const heldShareOfQueue = 1 / 8;
+
+/**
+ * Keeps one endpoint's part of the index equal to what its engine says, from the moment the lease is held until it is given up or lost.
+ *
+ * One loop does everything in order: live frames, replays, restarts, writes. Others only leave word (the frame queue, `connected`,
+ * `observe`) and wake it. `applied` as in the sequence tracker means taken in; what is in the index for certain is the applier's watermark,
+ * from which everything goes on after a failure.
+ */
+export class EndpointSession {
+  readonly #deps: EndpointSessionDeps;
+  readonly #options: EndpointSessionOptions;
+  readonly #owned: OwnedEndpoint;
+  readonly #logger: Logger;
+  readonly #profile: EndpointProfile;
+  readonly #applier: EventApplier;
+  readonly #processStart: ProcessStartWatch;
+  readonly #wakeUp = new WakeUp();
+  readonly #abort = new AbortController();
+  #running: Promise<SessionEnd> | null = null;
+  #closing = false;
+  #lost = false;
+  #opened = false;
+  #isCaughtUp = false;
+  #live = -1;
+  #applied = -1;
+  /** The batch by which a replay shows whether it is of the run of the engine that the index holds. */
+  #mark: BatchMark | null = null;
+  #catchUpDue: GapCause | null = null;
+  #restartDue: string | null = null;
+
+  constructor(deps: EndpointSessionDeps, options: EndpointSessionOptions, owned: OwnedEndpoint) {
+    this.#deps = deps;
+    this.#options = options;
+    this.#owned = owned;
+    this.#logger = deps.logger.child({ endpoint: owned.target.endpoint });
+    this.#profile = new EndpointProfile(owned.target, owned.stored);
+    this.#processStart = new ProcessStartWatch(deps.clock, owned.stored?.processStartSeconds ?? null);
+    this.#applier = new EventApplier(
+      { ...deps, logger: this.#logger, profile: this.#profile },
+      { ...options, maxHeldBytes: options.maxQueuedBytes * heldShareOfQueue, signal: this.#abort.signal },
+      owned,
+    );
+  }
+
+  get target(): ReplicaTarget {
+    return this.#owned.target;
+  }
+
+  get lease(): Lease {
+    return this.#owned.lease;
+  }
+
+  /** The endpoint's record has been read and its watermark is known. */
+  get isOpen(): boolean {
+    return this.#opened;
+  }
+
+  /** It is open, and what could be replayed at first contact has been. */
+  get isCaughtUp(): boolean {
+    return this.#isCaughtUp;
+  }
+
+  /** Resolves when the session has ended, whatever ended it. */
+  start(): Promise<SessionEnd> {
+    this.#owned.queue.onPush(() => this.#wakeUp.notify());
+    this.#running ??= this.#run();
+    return this.#running;
+  }
+
+  /** The connection to the publisher is up (again): batches may have been missed, and the engine may be another one. */
+  connected(): void {
+    this.#catchUpDue = this.#isCaughtUp ? "reconnect" : "takeover";
+    this.#wakeUp.notify();
+  }
+
+  observe(observation: ReplicaObservation): void {
+    this.#profile.observe(observation);
+    const seen = observation.metrics?.processStartSeconds ?? null;
+    if (this.#processStart.sees(seen, observation.startedAt)) {
+      this.#restartDue = "its process start time has changed";
+      this.#wakeUp.notify();
+    }
+    this.#profile.processStartSeconds = this.#processStart.known;
+  }
+
+  /** Writes what has changed about the endpoint, and that it is looked after. */
+  async heartbeat(): Promise<void> {
+    const { metrics } = this.#deps;
+    const endpoint = { endpoint: this.target.endpoint };
+    metrics.lagBatches.set(endpoint, Math.max(0, this.#live - this.#applier.watermark));
+    metrics.queueBytes.set(endpoint, this.#owned.queue.bytes);
+    if (!this.#opened || this.#closing) return;
+    this.#applier.noteProgress();
+    try {
+      await this.#applier.describe();
+    } catch (error) {
+      if (!isKvatlasError(error, "KVATLAS_INDEX_FENCED")) throw error;
+      this.#lose();
+    }
+  }
+
+  /** Brings in what has been received, leaves the watermarks settled and ends; after `timeoutMs` it ends as it is. */
+  async close(timeoutMs: number): Promise<void> {
+    this.#closing = true;
+    this.#wakeUp.notify();
+    const deadline = setTimeout(() => this.#abort.abort(), timeoutMs);
+    await this.#running;
+    clearTimeout(deadline);
+  }
+
+  /** The lease is lost: nothing more is written. */
+  async abandon(): Promise<void> {
+    this.#lose();
+    await this.#running;
+  }
+
+  #lose(): void {
+    this.#lost = true;
+    this.#closing = true;
+    this.#abort.abort();
+    this.#wakeUp.notify();
+  }
+
+  async #run(): Promise<SessionEnd> {
+    try {
+      await this.#open();
+      while (!this.#closing) await this.#withStoreBehind(() => this.#step());
+      if (!this.#abort.signal.aborted) await this.#withStoreBehind(() => this.#finish());
+      return this.#lost ? "lost" : "closed";
+    } catch (error) {
+      if (this.#lost) return "lost";
+      if (this.#abort.signal.aborted) return "closed";
+      if (isKvatlasError(error, "KVATLAS_INDEX_FENCED") || isKvatlasError(error, "KVATLAS_INDEX_STALE_INCARNATION")) {
+        this.#logger.info({ reason: error.message }, "another owner has taken the endpoint over");
+        return "lost";
+      }
+      this.#logger.error({ err: error }, "looking after the endpoint failed; it is taken up again from the stored watermark");
+      return "failed";
+    } finally {
+      this.#closing = true;
+      this.#owned.queue.onPush(null);
+      this.#abort.abort();
+      await this.#applier.discard();
+    }
+  }
+
+  async #open(): Promise<void> {
+    await this.#applier.open();
+    this.#applied = this.#applier.watermark;
+    const mark = this.#profile.lastBatch ?? null;
+    this.#mark = mark !== null && mark.seq <= this.#applied ? mark : null;
+    // Frames that came before the lease did are reason enough in bind mode, where no connection is announced.
+    if (this.#owned.target.events === null) this.#catchUpDue = "takeover";
+    await this.#applier.describe();
+    this.#opened = true;
+    this.#logger.info(
+      { incarnation: this.#applier.incarnation, applied: this.#applied, fence: this.lease.fence },
+      "looking after the endpoint",
+    );
+  }
+
+  /** Does the next thing, or sleeps until there is one. */
+  async #step(): Promise<void> {
+    const { queue } = this.#owned;
+    if (this.#restartDue !== null) {
+      const reason = this.#restartDue;
+      this.#restartDue = null;
+      // They may be of the dead run; those of the new one are replayed.
+      queue.clear();
+      await this.#restart(reason, "process");
+    } else if (this.#catchUpDue !== null) {
+      const cause = this.#catchUpDue;
+      this.#catchUpDue = null;
+      await this.#catchUp(cause);
+      this.#isCaughtUp = true;
+    } else if (queue.length > 0) {
+      const frame = queue.shift();
+      if (frame !== undefined) await this.#takeLive(frame);
+    } else if (queue.takeOverflow()) {
+      this.#logger.warn({ droppedFrames: queue.dropped }, "more events came in than could be written; the dropped ones are replayed");
+      this.#catchUpDue = "overflow";
+    } else {
+      await this.#idle();
+    }
+  }
+
+  async #idle(): Promise<void> {
+    const { dueAt } = this.#applier;
+    const remainingMs = dueAt === null ? undefined : dueAt - this.#deps.clock.monotonic();
+    if (remainingMs !== undefined && remainingMs <= 0) await this.#applier.write();
+    else await this.#wakeUp.wait(remainingMs);
+  }
+
+  async #takeLive(frame: QueuedFrame): Promise<void> {
+    const { frames, gaps } = this.#deps.metrics;
+    const step = nextStep({ live: this.#live, applied: this.#applied }, frame.seq);
+    if (step.kind === "restart" || (step.kind === "duplicate" && this.#isOfAnotherRun(frame))) {
+      frames.inc({ outcome: "restart" });
+      await this.#restart("its sequence numbers have gone back", "events");
+      // Whatever the replay has brought: this frame is above it, or a duplicate.
+      await this.#takeLive(frame);
+      return;
+    }
+    this.#live = frame.seq;
+    if (step.kind === "duplicate") {
+      frames.inc({ outcome: "duplicate" });
+      return;
+    }
+    if (step.kind === "gap") {
+      frames.inc({ outcome: "gap" });
+      if (!this.#applier.isPristine) gaps.inc({ cause: "live" });
+      await this.#fillGap(frame.seq);
+      if (frame.seq <= this.#applied || this.#restartDue !== null) return;
+    } else {
+      frames.inc({ outcome: "applied" });
+    }
+    await this.#take(frame, frame.receivedAt);
+  }
+
+  /** Afterwards everything below `seq` has been taken in or given up. */
+  async #fillGap(seq: number): Promise<void> {
+    const live = this.#live;
+    const outcome = this.#applier.isPristine && this.#isCaughtUp ? null : await this.#catchUp("live");
+    // Another run was found, and with it another position; the frame is of that run.
+    if (this.#live !== live) this.#live = seq;
+    if (this.#applied < seq - 1) await this.#giveUp(seq, outcome === null ? "no replay" : "replay silent");
+  }
+
+  #take(frame: EngineFrame, receivedAt: number | null): Promise<void> | undefined {
+    this.#applied = frame.seq;
+    const taken = this.#applier.take(frame.seq, frame.payload, receivedAt);
+    this.#mark = this.#applier.lastTaken;
+    return taken;
+  }
+
+  #isOfAnotherRun(frame: EngineFrame): boolean {
+    const timestampSeconds = peekTimestamp(frame.payload);
+    return timestampSeconds !== null && isOfAnotherRun(this.#mark, { seq: frame.seq, timestampSeconds });
+  }
+
+  /** Batches below `next` are lost for good. Blocks that were removed in them would be taken for present. */
+  async #giveUp(next: number, cause: LostCause): Promise<void> {
+    const lostBatches = next - 1 - this.#applied;
+    if (!this.#applier.isPristine) {
+      this.#deps.metrics.lost.inc({ cause });
+      const { onGap } = this.#owned.target.pool.prefixCache;
+      this.#logger.warn({ lostBatches, cause, onGap }, "batches are lost that no replay could bring back");
+      this.#profile.find(
+        "events-lost",
+        `Events were lost for good (${cause}). Give the engine a replay_endpoint in --kv-events-config, or raise its buffer_steps.`,
+      );
+      if (onGap === "reset") await this.#applier.beginIncarnation(next, "gap");
+    }
+    this.#applied = next - 1;
+  }
+
+  /** The engine is another one: its cache is empty and its numbers begin at 0. */
+  async #restart(reason: string, seenIn: "events" | "process"): Promise<void> {
+    this.#logger.info({ reason }, "the engine has restarted");
+    if (seenIn === "events") this.#processStart.restartSeen();
+    this.#live = -1;
+    this.#applied = -1;
+    this.#mark = null;
+    this.#applier.forgetRun();
+    await this.#applier.beginIncarnation(0, "restart");
+    await this.#applier.describe();
+    await this.#catchUp("reconnect");
+  }
+
+  /**
+   * Asks the publisher for everything from the mark on, so that the reply shows by its first batch whether the engine is still the same, and
+   * takes in what is above `applied`. Null when there is nobody to ask.
+   */
+  async #catchUp(cause: GapCause): Promise<ReplayOutcome["kind"] | null> {
+    const { metrics, replayAddress } = this.#deps;
+    const address = await replayAddress(this.#abort.signal);
+    if (address === null) {
+      this.#profile.find("replay", "The replica has no known replay socket: a gap costs what is known of its cache.");
+      return null;
+    }
+    this.#profile.find("replay", null);
+    if (cause !== "live") metrics.gaps.inc({ cause });
+    const mark = this.#mark !== null && this.#mark.seq <= this.#applied ? this.#mark : null;
+    const from = mark?.seq ?? this.#applied + 1;
+    let isOtherRun = false;
+    let interrupted = false;
+    const outcome = await replay(
+      {
+        onFrame: async (frame) => {
+          if (frame.seq <= this.#applied) {
+            isOtherRun = this.#isOfAnotherRun(frame);
+            return isOtherRun ? "stop" : "continue";
+          }
+          metrics.replayed.inc();
+          await this.#take(frame, null);
+          interrupted = this.#closing || this.#restartDue !== null;
+          return interrupted ? "stop" : "continue";
+        },
+        onHole: async (_, found, confirmed) => {
+          if (found <= this.#applied + 1 || this.#applier.isPristine) return "accept";
+          if (!confirmed) return "retry";
+          await this.#giveUp(found, "rolled");
+          return "accept";
+        },
+      },
+      { logger: this.#logger },
+      address,
+      from,
+      {
+        silenceMs: this.#options.replayTimeoutMs,
+        maxAttempts: maxReplayAttempts,
+        maxBufferedBytes: this.#options.maxQueuedBytes,
+        signal: this.#abort.signal,
+      },
+    );
+    metrics.replays.inc({ outcome: outcome.kind });
+    this.#logger.debug({ cause, from, ...outcome }, "replay ended");
+    // A publisher keeps its last batches: when it has nothing from the mark on, it has not come that far (again).
+    if (isOtherRun || (outcome.kind === "complete" && mark !== null && outcome.frames === 0)) {
+      const reason = isOtherRun ? "a replayed batch is not the one that was applied" : "it has not published so many batches yet";
+      await this.#restart(reason, "events");
+    }
+    return outcome.kind;
+  }
+
+  /** Everything received before the end is written, and the next owner finds settled watermarks. */
+  async #finish(): Promise<void> {
+    for (let frame = this.#owned.queue.shift(); frame !== undefined && !this.#abort.signal.aborted; frame = this.#owned.queue.shift()) {
+      const step = nextStep({ live: this.#live, applied: this.#applied }, frame.seq);
+      // A gap is for the next owner to fill.
+      if (step.kind !== "apply") break;
+      this.#live = frame.seq;
+      await this.#take(frame, frame.receivedAt);
+    }
+    await this.#applier.settle();
+    this.#applier.noteProgress();
+    this.#applier.noteProgress();
+    await this.#applier.describe();
+  }
+
+  /** Runs work that may find the store behind what it had acknowledged (failover, flush): replayed like any other hole. */
+  async #withStoreBehind(work: () => Promise<void>): Promise<void> {
+    try {
+      await work();
+    } catch (error) {
+      if (!isKvatlasError(error, "KVATLAS_INDEX_BEHIND")) throw error;
+      this.#logger.warn({ reason: error.message }, "the store has lost writes it had acknowledged; they are replayed");
+      const takenIn = this.#applied;
+      const { incarnation } = this.#applier;
+      await this.#applier.discard();
+      this.#applied = Math.min(takenIn, this.#applier.watermark);
+      await this.#catchUp("behind");
+      // Without a further live batch nobody would notice what is still missing.
+      if (this.#applier.incarnation === incarnation && this.#applied < takenIn) await this.#giveUp(takenIn + 1, "replay silent");
+    }
+  }
+}

@@ -1,0 +1,315 @@
+import type { Clock } from "@kvatlas/shared/clock";
+import { KvatlasError } from "@kvatlas/shared/errors";
+import type { EventBatch, KvEvent, WireForm } from "@kvatlas/shared/events/events";
+import { decodeEventBatch } from "@kvatlas/shared/events/vllm-decoder";
+import { scopeIdOf } from "@kvatlas/shared/hashing/key-scheme";
+import type { BlockIndex, IndexOp, IndexWriter } from "@kvatlas/shared/index/block-index";
+import type { Logger } from "@kvatlas/shared/logger";
+import type { EndpointRegistry, Lease } from "@kvatlas/shared/registry/endpoint-registry";
+import type { ReplicaTarget } from "../discovery/replica-target.ts";
+import type { IngesterMetrics, ResetCause } from "../metrics.ts";
+import type { BatchMark } from "../subscriber/sequence-tracker.ts";
+import { ContentTranslator } from "./content-translator.ts";
+import type { EndpointProfile } from "./endpoint-profile.ts";
+import { GroupCatalog } from "./group-catalog.ts";
+import { HeldBatches } from "./held-batches.ts";
+import { IndexFeed } from "./index-feed.ts";
+import { type KeyTranslator, nativeTranslator } from "./key-translator.ts";
+import { type LearnedKeys, SchemeLearner } from "./scheme-learner.ts";
+import { untilStored } from "./store-retry.ts";
+
+export interface EventApplierDeps {
+  readonly index: Pick<BlockIndex, "openWriter" | "forget">;
+  readonly registry: EndpointRegistry;
+  readonly clock: Clock;
+  readonly logger: Logger;
+  readonly metrics: IngesterMetrics;
+  readonly profile: EndpointProfile;
+}
+
+export interface EventApplierOptions {
+  readonly flushIntervalMs: number;
+  readonly maxBatchOps: number;
+  /** Bytes of batches that are held until the key scheme is known. */
+  readonly maxHeldBytes: number;
+  readonly signal: AbortSignal;
+}
+
+interface Incarnation {
+  readonly number: number;
+  readonly from: number;
+}
+
+/**
+ * Takes an endpoint's batches in, in order, and brings them into the index: decode, learn what cannot be configured, translate to block
+ * keys, group, write. Owns the endpoint's incarnation. Nothing is written before block size and key scheme are known.
+ *
+ * Calls come one after another. After a call has failed, `discard` and go on from `watermark`.
+ */
+export class EventApplier {
+  readonly #deps: EventApplierDeps;
+  readonly #options: EventApplierOptions;
+  readonly #target: ReplicaTarget;
+  readonly #lease: Lease;
+  readonly #groups: GroupCatalog;
+  readonly #learner: SchemeLearner;
+  readonly #held: HeldBatches;
+  #incarnation: Incarnation = { number: 0, from: 0 };
+  #feed: IndexFeed | null = null;
+  #translator: KeyTranslator | null = null;
+  #isPristine = false;
+  #wireForm: WireForm | null = null;
+  #lastTaken: BatchMark | null = null;
+  #candidateMark: BatchMark | null = null;
+
+  constructor(deps: EventApplierDeps, options: EventApplierOptions, owned: { readonly target: ReplicaTarget; readonly lease: Lease }) {
+    this.#deps = deps;
+    this.#options = options;
+    this.#target = owned.target;
+    this.#lease = owned.lease;
+    this.#groups = new GroupCatalog(deps.profile.groups);
+    this.#learner = new SchemeLearner({ clock: deps.clock, metrics: deps.metrics, profile: deps.profile }, owned.target);
+    this.#held = new HeldBatches(options.maxHeldBytes);
+  }
+
+  get incarnation(): number {
+    return this.#incarnation.number;
+  }
+
+  /** Highest sequence number that is in the index for certain. */
+  get watermark(): number {
+    return this.#feed?.writer.applied ?? this.#incarnation.from - 1;
+  }
+
+  /** The incarnation was begun here and nothing has been taken in since: a hole before its first batch costs nothing. */
+  get isPristine(): boolean {
+    return this.#isPristine;
+  }
+
+  /** The batch last taken in. */
+  get lastTaken(): BatchMark | null {
+    return this.#lastTaken;
+  }
+
+  /** Monotonic ms at which `write` is due; null when nothing waits. */
+  get dueAt(): number | null {
+    return this.#feed?.dueAt ?? null;
+  }
+
+  /** Goes on where the record of the endpoint ends; begins its first incarnation when there is none. */
+  async open(): Promise<void> {
+    const { registry, index, profile } = this.#deps;
+    const { endpoint } = this.#target;
+    const state = await this.#stored(() => registry.state(endpoint));
+    if (state.incarnation === 0) {
+      await this.beginIncarnation(0, null);
+      return;
+    }
+    this.#incarnation = { number: state.incarnation, from: state.from };
+    const { scope } = profile;
+    if (scope === null) return;
+    const spec = (await this.#stored(() => registry.scopes())).get(scope);
+    if (spec === undefined) return;
+    const writer = await this.#stored(() =>
+      index.openWriter({ scope, endpoint, incarnation: state.incarnation, from: state.from, fence: this.#lease.fence }),
+    );
+    this.#feed = this.#feedOf(writer);
+    // Before the first write of an incarnation the engine may be another one than the scheme was learned from, and so may the configured model.
+    if (writer.applied >= state.from && spec.model === this.#target.model) {
+      this.#learner.adopt({ ...spec, extrasForm: profile.extrasForm, lookaheadTokens: profile.lookaheadTokens });
+      this.#useKeys(spec);
+    }
+  }
+
+  /**
+   * Takes one batch in; numbers ascend. A payload that cannot be decoded counts as a batch without events.
+   * The promise, when there is one, resolves when the next batch may be taken.
+   */
+  take(seq: number, payload: Uint8Array, receivedAt: number | null): Promise<void> | undefined {
+    const batch = this.#decode(seq, payload);
+    this.#lastTaken = batch === null ? this.#lastTaken : { seq, timestampSeconds: batch.timestampSeconds };
+    if (batch !== null) this.#wireForm = batch.wireForm ?? this.#wireForm;
+    const events = batch?.events ?? [];
+    const cleared = events.findLastIndex((event) => event.kind === "cleared");
+    if (cleared !== -1) return this.#takeCleared(seq, payload, events.slice(cleared + 1), receivedAt);
+    this.#isPristine = false;
+    return this.#takeEvents(seq, payload.byteLength, events, receivedAt);
+  }
+
+  /**
+   * Makes everything known of the endpoint dead at once, in the registry and then in the index. What has been taken in and not written is
+   * forgotten: it belongs to the dead incarnation.
+   */
+  async beginIncarnation(from: number, cause: ResetCause | null): Promise<void> {
+    const { registry, index, metrics, logger } = this.#deps;
+    await this.discard();
+    const number = await this.#stored(() => registry.startIncarnation(this.#lease, from));
+    if (number === null) throw this.#fenced();
+    if (cause !== null) {
+      metrics.resets.inc({ cause });
+      logger.info({ incarnation: number, from, cause }, "the endpoint's cache begins anew");
+    }
+    this.#incarnation = { number, from };
+    this.#isPristine = true;
+    if (this.#feed !== null) {
+      const { scope, endpoint } = this.#feed.writer.target;
+      const writer = await this.#stored(() => index.openWriter({ scope, endpoint, incarnation: number, from, fence: this.#lease.fence }));
+      this.#feed = this.#feedOf(writer);
+    }
+    const { learned } = this.#learner;
+    if (this.#translator !== null && learned !== null) this.#useKeys(learned);
+  }
+
+  /** The engine is another one: block size, key scheme and cache groups are learned anew. */
+  forgetRun(): void {
+    this.#learner.reset();
+    this.#groups.clear();
+    this.#translator = null;
+    this.#lastTaken = null;
+    this.#candidateMark = null;
+    this.#deps.profile.lastBatch = null;
+  }
+
+  /** Begins to write what waits. */
+  async write(): Promise<void> {
+    await this.#feed?.write();
+  }
+
+  /** Everything taken in is in the index and every shard's watermark is up. */
+  async settle(): Promise<void> {
+    const feed = this.#feed;
+    if (feed === null) return;
+    await feed.flush();
+    await this.#stored(() => feed.writer.settle());
+  }
+
+  /** Forgets what has been taken in and is not in the index. */
+  async discard(): Promise<void> {
+    this.#held.clear();
+    await this.#feed?.discard();
+  }
+
+  /** Leaves the newest batch that is certainly in the index in the profile; to be called now and then. */
+  noteProgress(): void {
+    const candidate = this.#candidateMark ?? this.#lastTaken;
+    if (candidate !== null && candidate.seq <= this.watermark) {
+      this.#deps.profile.lastBatch = candidate;
+      this.#candidateMark = this.#lastTaken;
+    } else {
+      this.#candidateMark = candidate;
+    }
+  }
+
+  /** Writes the changed part of the endpoint's record. */
+  async describe(): Promise<void> {
+    const { registry, clock, profile } = this.#deps;
+    const { meta, commit } = profile.changes();
+    if (!(await this.#stored(() => registry.describe(this.#lease, meta, clock.now())))) throw this.#fenced();
+    commit();
+  }
+
+  /** A clear: the rest of its batch belongs to an incarnation that begins with this very batch, so that replaying it changes nothing. */
+  async #takeCleared(seq: number, payload: Uint8Array, rest: readonly KvEvent[], receivedAt: number | null): Promise<void> {
+    this.#deps.metrics.events.inc({ kind: "cleared" });
+    if (this.#incarnation.from !== seq || !this.#isPristine) await this.beginIncarnation(seq, "cleared");
+    this.#isPristine = false;
+    await this.#takeEvents(seq, payload.byteLength, rest, receivedAt);
+  }
+
+  #takeEvents(seq: number, bytes: number, events: readonly KvEvent[], receivedAt: number | null): Promise<void> | undefined {
+    let groupsChanged = false;
+    for (const event of events) {
+      this.#deps.metrics.events.inc({ kind: event.kind });
+      if (event.kind === "stored") groupsChanged = this.#groups.learn(event) || groupsChanged;
+    }
+    if (groupsChanged) this.#deps.profile.groups = this.#groups.list();
+    if (this.#translator !== null) {
+      for (const event of events) if (event.kind === "stored") this.#learner.check(event, this.#wireForm);
+      const added = this.#translate(seq, events, receivedAt, this.#translator);
+      return groupsChanged ? Promise.resolve(added).then(() => this.describe()) : added;
+    }
+    const dropped = this.#held.push({ seq, events, bytes, receivedAt });
+    if (dropped > 0) this.#deps.metrics.skipped.inc({ reason: "before the key scheme was known" }, dropped);
+    const learned = this.#learner.learn(events, this.#wireForm);
+    return learned === null ? undefined : this.#openScope(learned);
+  }
+
+  async #openScope(learned: LearnedKeys): Promise<void> {
+    const { registry, index, profile, logger } = this.#deps;
+    const { endpoint, model } = this.#target;
+    const spec = { model, blockSizeTokens: learned.blockSizeTokens, scheme: learned.scheme };
+    const scope = scopeIdOf(spec);
+    await this.#stored(() => registry.ensureScope(scope, spec));
+    const former = this.#feed?.writer.target.scope ?? null;
+    profile.scope = scope;
+    await this.describe();
+    if (this.#feed === null || former !== scope) {
+      const { number: incarnation, from } = this.#incarnation;
+      const writer = await this.#stored(() => index.openWriter({ scope, endpoint, incarnation, from, fence: this.#lease.fence }));
+      await this.#feed?.discard();
+      this.#feed = this.#feedOf(writer);
+      if (former !== null) await this.#stored(() => index.forget(former, endpoint));
+    }
+    this.#useKeys(learned);
+    logger.info({ scope, blockSizeTokens: learned.blockSizeTokens, heldBatches: this.#held.length }, "block size and key scheme are known");
+    for (let held = this.#held.shift(); held !== undefined; held = this.#held.shift()) {
+      if (this.#translator !== null) await this.#translate(held.seq, held.events, held.receivedAt, this.#translator);
+    }
+  }
+
+  #translate(seq: number, events: readonly KvEvent[], receivedAt: number | null, translator: KeyTranslator): Promise<void> | undefined {
+    const ops = translator.translate(events);
+    return ops instanceof Promise
+      ? ops.then((resolved) => this.#feedBatch(seq, resolved, receivedAt))
+      : this.#feedBatch(seq, ops, receivedAt);
+  }
+
+  #feedBatch(seq: number, ops: readonly IndexOp[], receivedAt: number | null): Promise<void> | undefined {
+    // Skipped by every shard anyway: the held batches of a former owner's incarnation.
+    return this.#feed?.add({ seq, ops, receivedAt });
+  }
+
+  #useKeys(learned: Pick<LearnedKeys, "scheme" | "blockSizeTokens">): void {
+    const { scheme } = learned;
+    const { registry, clock, metrics } = this.#deps;
+    this.#translator =
+      scheme.kind === "native"
+        ? nativeTranslator
+        : new ContentTranslator(
+            { registry, clock, metrics, stored: (call) => this.#stored(call) },
+            { endpoint: this.#target.endpoint, incarnation: this.#incarnation.number, model: this.#target.model, seed: scheme.seed },
+          );
+    const translator = this.#translator;
+    this.#feed?.onEmptied(translator.wantsEmptied ? (emptied) => translator.forget(emptied) : null);
+  }
+
+  #feedOf(writer: IndexWriter): IndexFeed {
+    const { clock, logger, metrics } = this.#deps;
+    return new IndexFeed({ clock, logger, metrics }, this.#options, writer);
+  }
+
+  #decode(seq: number, payload: Uint8Array): EventBatch | null {
+    const { metrics, logger, profile } = this.#deps;
+    try {
+      const batch = decodeEventBatch(payload);
+      for (const [reason, count] of batch.skipped) metrics.skipped.inc({ reason }, count);
+      return batch;
+    } catch (error) {
+      metrics.skipped.inc({ reason: "undecodable batch" });
+      if (profile.find("undecodable-events", `Batch ${seq} could not be decoded: is the publisher a vLLM engine, 0.10 or later?`)) {
+        logger.warn({ err: error, seq }, "a batch could not be decoded and is passed over");
+      }
+      return null;
+    }
+  }
+
+  #stored<T>(call: () => Promise<T>): Promise<T> {
+    const { logger, metrics } = this.#deps;
+    return untilStored(call, { logger, onRetry: () => metrics.storeRetries.inc() }, this.#options.signal);
+  }
+
+  #fenced(): KvatlasError {
+    const { endpoint } = this.#target;
+    return new KvatlasError("KVATLAS_INDEX_FENCED", `${endpoint} has a later owner than fence ${this.#lease.fence}: stop writing for it.`);
+  }
+}

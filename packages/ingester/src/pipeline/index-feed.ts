@@ -1,0 +1,141 @@
+import type { Clock } from "@kvatlas/shared/clock";
+import type { IndexOp, IndexWriter, SequencedOps } from "@kvatlas/shared/index/block-index";
+import type { Logger } from "@kvatlas/shared/logger";
+import type { BlockKey } from "@kvatlas/shared/types";
+import type { IngesterMetrics } from "../metrics.ts";
+import { untilStored } from "./store-retry.ts";
+
+export interface IndexFeedDeps {
+  readonly clock: Clock;
+  readonly logger: Logger;
+  readonly metrics: IngesterMetrics;
+}
+
+export interface IndexFeedOptions {
+  /** Block operations at which a group is written without waiting for more. */
+  readonly maxBatchOps: number;
+  /** How long a group waits for more batches. */
+  readonly flushIntervalMs: number;
+  /** Ends the repetition of calls that the store does not answer. */
+  readonly signal: AbortSignal;
+}
+
+/** A batch on its way into the index. */
+export interface FedBatch extends SequencedOps {
+  /** Monotonic ms; null for a replayed batch. */
+  readonly receivedAt: number | null;
+}
+
+/** Batches without operations are small, but not nothing: a group has at most this many batches. */
+const maxGroupBatches = 1_000;
+
+/**
+ * Groups the batches of one endpoint and writes them in order. One write is under way while the next group fills, so decoding and the round
+ * trip overlap; a failed write surfaces at the next call.
+ */
+export class IndexFeed {
+  readonly #deps: IndexFeedDeps;
+  readonly #options: IndexFeedOptions;
+  readonly #writer: IndexWriter;
+  #onEmptied: ((emptied: readonly BlockKey[]) => Promise<void>) | null = null;
+  #group: FedBatch[] = [];
+  #groupOps = 0;
+  #groupSince = 0;
+  #writing: Promise<void> | null = null;
+
+  constructor(deps: IndexFeedDeps, options: IndexFeedOptions, writer: IndexWriter) {
+    this.#deps = deps;
+    this.#options = options;
+    this.#writer = writer;
+  }
+
+  get writer(): IndexWriter {
+    return this.#writer;
+  }
+
+  /** Who wants to know which keys have lost their last copy; null: nobody. */
+  onEmptied(listener: ((emptied: readonly BlockKey[]) => Promise<void>) | null): void {
+    this.#onEmptied = listener;
+  }
+
+  /** Monotonic ms at which the waiting group is to be written; null when nothing waits. */
+  get dueAt(): number | null {
+    return this.#group.length === 0 ? null : this.#groupSince + this.#options.flushIntervalMs;
+  }
+
+  /** Takes a batch in; returns a promise only when the group was full and a write had to be waited for. */
+  add(batch: FedBatch): Promise<void> | undefined {
+    if (this.#group.length === 0) this.#groupSince = this.#deps.clock.monotonic();
+    this.#group.push(batch);
+    for (const op of batch.ops) this.#groupOps += op.keys.length;
+    const full = this.#groupOps >= this.#options.maxBatchOps || this.#group.length >= maxGroupBatches;
+    return full ? this.write() : undefined;
+  }
+
+  /** Begins to write the waiting group, after the write under way. Resolves when the new write has begun. */
+  async write(): Promise<void> {
+    await this.#finishWriting();
+    if (this.#group.length === 0) return;
+    const group = this.#group;
+    this.#group = [];
+    this.#groupOps = 0;
+    this.#writing = this.#apply(group);
+    // Whoever comes next awaits it; until then a failure is not unhandled.
+    this.#writing.catch(() => {});
+  }
+
+  /** Resolves when everything taken in is in the index. */
+  async flush(): Promise<void> {
+    await this.write();
+    await this.#finishWriting();
+  }
+
+  /** Forgets what waits, waits out what is being written whatever comes of it. */
+  async discard(): Promise<void> {
+    this.#group = [];
+    this.#groupOps = 0;
+    await this.#writing?.catch(() => {});
+    this.#writing = null;
+  }
+
+  async #finishWriting(): Promise<void> {
+    const writing = this.#writing;
+    if (writing === null) return;
+    try {
+      await writing;
+    } finally {
+      if (this.#writing === writing) this.#writing = null;
+    }
+  }
+
+  async #apply(group: readonly FedBatch[]): Promise<void> {
+    const { clock, metrics, logger } = this.#deps;
+    const startedAt = clock.monotonic();
+    const retry = { logger, onRetry: () => metrics.storeRetries.inc() };
+    const onEmptied = this.#onEmptied;
+    const result = await untilStored(() => this.#writer.apply(group, { reportEmptied: onEmptied !== null }), retry, this.#options.signal);
+    const doneAt = clock.monotonic();
+    metrics.flushSeconds.observe((doneAt - startedAt) / 1_000);
+    if (result.duplicates > 0) metrics.duplicates.inc(result.duplicates);
+    if (result.unknownRemovals > 0) metrics.unknownRemovals.inc(result.unknownRemovals);
+    const [stores, removals] = countOps(group);
+    if (stores > 0) metrics.blocks.inc({ op: "store" }, stores);
+    if (removals > 0) metrics.blocks.inc({ op: "remove" }, removals);
+    const receivedAt = group.find((batch) => batch.receivedAt !== null)?.receivedAt;
+    if (receivedAt !== undefined && receivedAt !== null) metrics.visibleSeconds.observe((doneAt - receivedAt) / 1_000);
+    if (onEmptied !== null && result.emptied.length > 0) {
+      await untilStored(() => onEmptied(result.emptied), retry, this.#options.signal);
+    }
+  }
+}
+
+function countOps(group: readonly FedBatch[]): readonly [number, number] {
+  let stores = 0;
+  let removals = 0;
+  const count = (op: IndexOp): void => {
+    if (op.op === "store") stores += op.keys.length;
+    else removals += op.keys.length;
+  };
+  for (const batch of group) batch.ops.forEach(count);
+  return [stores, removals];
+}

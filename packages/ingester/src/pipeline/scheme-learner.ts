@@ -1,0 +1,127 @@
+import type { Clock } from "@kvatlas/shared/clock";
+import type { BlockStored, KvEvent, WireForm } from "@kvatlas/shared/events/events";
+import type { ExtrasForm, KeyScheme } from "@kvatlas/shared/hashing/key-scheme";
+import { type DetectedScheme, SchemeDetector } from "@kvatlas/shared/hashing/scheme-detector";
+import type { ReplicaTarget } from "../discovery/replica-target.ts";
+import type { IngesterMetrics } from "../metrics.ts";
+import type { EndpointProfile } from "./endpoint-profile.ts";
+import { groupKindOf } from "./group-catalog.ts";
+
+export interface SchemeLearnerDeps {
+  readonly clock: Clock;
+  readonly metrics: IngesterMetrics;
+  readonly profile: EndpointProfile;
+}
+
+export interface LearnedKeys {
+  readonly scheme: KeyScheme;
+  readonly blockSizeTokens: number;
+}
+
+/** Blocks per second and endpoint that are recomputed to see that the scheme still holds: about half a percent of a core. */
+const checkedBlocksPerSecond = 5_000;
+
+/** Learns an endpoint's key scheme and block size from its stores and goes on checking a bounded sample of them; leaves what it finds in the profile. */
+export class SchemeLearner {
+  readonly #deps: SchemeLearnerDeps;
+  readonly #target: ReplicaTarget;
+  #detector: SchemeDetector;
+  #budget = checkedBlocksPerSecond;
+  #budgetAt: number;
+
+  constructor(deps: SchemeLearnerDeps, target: ReplicaTarget) {
+    this.#deps = deps;
+    this.#target = target;
+    this.#detector = this.#createDetector();
+    this.#budgetAt = deps.clock.monotonic();
+  }
+
+  /** Null until settled. */
+  get learned(): LearnedKeys | null {
+    return this.#detector.found;
+  }
+
+  /** Goes on with what an earlier owner has found. */
+  adopt(known: DetectedScheme & { readonly extrasForm: ExtrasForm | null }): void {
+    this.#detector = this.#createDetector(known);
+  }
+
+  reset(): void {
+    this.#detector = this.#createDetector();
+  }
+
+  /**
+   * Looks at the stores of one batch, those of full-attention groups first: their blocks are what prompts are cut into, where a hybrid model's
+   * groups differ.
+   */
+  learn(events: readonly KvEvent[], wireForm: WireForm | null): LearnedKeys | null {
+    const stores = events.filter((event) => event.kind === "stored");
+    const isFull = (event: BlockStored): boolean => groupKindOf(event.specKind, event.slidingWindowTokens) === "full";
+    for (const event of [...stores.filter(isFull), ...stores.filter((event) => !isFull(event))]) {
+      this.#detector.checkStore(event, wireForm);
+      const { found } = this.#detector;
+      if (found !== null) {
+        this.#report(found);
+        return found;
+      }
+    }
+    return null;
+  }
+
+  /** Recomputes a later store, as far as the budget goes. */
+  check(event: BlockStored, wireForm: WireForm | null): void {
+    const blocks = event.hashes.length;
+    if (blocks === 0 || !this.#mayCheck(blocks)) return;
+    const { metrics, profile } = this.#deps;
+    const { checked, equal, mismatch } = this.#detector.checkStore(event, wireForm);
+    if (equal > 0) metrics.checkedBlocks.inc({ result: "equal" }, equal);
+    if (checked > equal) metrics.checkedBlocks.inc({ result: "different" }, checked - equal);
+    if (blocks > checked) metrics.checkedBlocks.inc({ result: "not checkable" }, blocks - checked);
+    profile.extrasForm = this.#detector.extrasForm;
+    // Without extra keys in the event, a salt or media that is not published explains the difference.
+    if (mismatch !== null && event.extraKeys !== null) {
+      profile.find(
+        "key-mismatch",
+        "Some of the engine's block hashes are not what its key scheme gives: prompts like those cannot be matched.",
+      );
+    }
+  }
+
+  #mayCheck(blocks: number): boolean {
+    const now = this.#deps.clock.monotonic();
+    const refill = ((now - this.#budgetAt) / 1_000) * checkedBlocksPerSecond;
+    this.#budget = Math.min(checkedBlocksPerSecond, this.#budget + refill);
+    this.#budgetAt = now;
+    if (this.#budget <= 0) return false;
+    this.#budget -= blocks;
+    return true;
+  }
+
+  #createDetector(known?: DetectedScheme & { readonly extrasForm: ExtrasForm | null }): SchemeDetector {
+    const { hashAlgo, hashSeed } = this.#target.pool.prefixCache;
+    const { profile } = this.#deps;
+    return new SchemeDetector({
+      hints: {
+        algorithm: hashAlgo === "auto" ? null : hashAlgo,
+        seed: hashSeed === "auto" ? null : hashSeed,
+        engineAlgorithms: profile.algorithmHint === null ? [] : [profile.algorithmHint],
+      },
+      loraPathOf: (name) => profile.loras[name],
+      ...(known === undefined ? {} : { known }),
+    });
+  }
+
+  #report(found: DetectedScheme): void {
+    const { profile } = this.#deps;
+    const { blockSize } = this.#target.pool.prefixCache;
+    profile.extrasForm = this.#detector.extrasForm;
+    profile.lookaheadTokens = found.lookaheadTokens;
+    profile.find("hash-scheme", this.#detector.contradiction);
+    profile.find(
+      "block-size",
+      blockSize === "auto" || blockSize === found.blockSizeTokens
+        ? null
+        : `prefixCache.blockSize is ${blockSize}, the engine's events say ${found.blockSizeTokens}. The events win; correct the setting or make it auto.`,
+    );
+  }
+}
