@@ -67,7 +67,9 @@ export class FleetView implements Component {
   /** Resolves after the first attempt to read the registry, whether it succeeded or not. */
   async start(): Promise<void> {
     this.#stopListening = this.#deps.registry.onChange(() => void this.refresh());
-    this.#timer = setInterval(() => void this.refresh(), this.#options.pollIntervalMs ?? 1_000);
+    this.#timer = setInterval(() => {
+      if (this.#refreshing === null) void this.refresh();
+    }, this.#options.pollIntervalMs ?? 1_000);
     await this.refresh();
   }
 
@@ -78,13 +80,11 @@ export class FleetView implements Component {
       this.#again = true;
       return this.#refreshing;
     }
-    this.#refreshing = (async () => {
-      do {
-        this.#again = false;
-        await this.#refreshOnce();
-      } while (this.#again && this.#closing === null);
-    })().finally(() => {
+    this.#refreshing = this.#refreshOnce().finally(() => {
       this.#refreshing = null;
+      if (!this.#again) return;
+      this.#again = false;
+      void this.refresh();
     });
     return this.#refreshing;
   }
