@@ -1,0 +1,235 @@
+import { afterEach, describe, expect, it } from "vitest";
+import { eventually } from "../support/eventually.ts";
+import {
+  cleared,
+  heldBy,
+  memoryStore,
+  poolOf,
+  recordOf,
+  startTestIngester,
+  TestPrompt,
+  type TestStore,
+  testConfig,
+} from "../support/ingest-rig.ts";
+import { TestPublisher, type TestPublisherOptions } from "../support/test-publisher.ts";
+
+const address = "127.0.0.1:1";
+const cleanups: (() => Promise<unknown>)[] = [];
+
+afterEach(async () => {
+  for (const cleanup of cleanups.splice(0).reverse()) await cleanup();
+});
+
+async function publisherWith(options: TestPublisherOptions = {}): Promise<TestPublisher> {
+  const publisher = await TestPublisher.start(options);
+  cleanups.push(() => publisher.close());
+  return publisher;
+}
+
+async function ingest(publisher: TestPublisher, store: TestStore, prefixCache: Parameters<typeof poolOf>[1] = {}, settings = {}) {
+  const rig = await startTestIngester(store, testConfig([poolOf([{ address, publisher }], prefixCache)], settings));
+  cleanups.push(() => rig.ingester.close());
+  return rig;
+}
+
+/** What the publisher sends from here on arrives. */
+async function joined(publisher: TestPublisher, rig: Awaited<ReturnType<typeof ingest>>): Promise<void> {
+  await eventually(() => expect(publisher.subscribers).toBeGreaterThan(0));
+  await eventually(() => expect([...rig.ingester.owned().values()]).toEqual([{ isCaughtUp: true }]));
+}
+
+describe.each(["plain", "topic"] as const)("one publisher, replay messages in the %s layout", (layout) => {
+  it("brings in what was published before and after it came", async () => {
+    const store = memoryStore();
+    const publisher = await publisherWith({ layout });
+    const [early, late] = [new TestPrompt(1, 3), new TestPrompt(2, 2)];
+    await publisher.publish([early.stored(0, 2)]);
+    await publisher.publish([early.stored(2, 3)]);
+    const rig = await ingest(publisher, store);
+    await eventually(async () => expect(await heldBy(store, address, early.keys)).toEqual([1, 1, 1]));
+    await joined(publisher, rig);
+    await publisher.publish([late.stored(), early.removed(2)]);
+    await eventually(async () => expect(await heldBy(store, address, late.keys)).toEqual([1, 1]));
+    expect(await heldBy(store, address, early.keys)).toEqual([1, 1, 0]);
+    expect((await recordOf(store, address))?.meta).toMatchObject({
+      pool: "p",
+      model: "m",
+      rank: 0,
+      scope: expect.stringContaining("sha256_cbor"),
+    });
+  });
+
+  it("fills a hole by replay, in order", async () => {
+    const store = memoryStore();
+    const publisher = await publisherWith({ layout });
+    const rig = await ingest(publisher, store);
+    await joined(publisher, rig);
+    const prompt = new TestPrompt(1, 4);
+    await publisher.publish([prompt.stored(0, 1)]);
+    await publisher.publish([prompt.stored(1, 3)], { lose: true });
+    await publisher.publish([prompt.removed(2)], { lose: true });
+    await publisher.publish([prompt.stored(2, 4)]);
+    await eventually(async () => expect(await heldBy(store, address, prompt.keys)).toEqual([1, 1, 1, 1]));
+    expect(await rig.metric("kvatlas_ingester_gaps_total", { cause: "live" })).toBe(1);
+    expect(await rig.metric("kvatlas_ingester_lost_gaps_total")).toBe(0);
+    expect((await recordOf(store, address))?.state.incarnation).toBe(1);
+  });
+});
+
+describe("one publisher", () => {
+  it("counts copies", async () => {
+    const store = memoryStore();
+    const publisher = await publisherWith();
+    const rig = await ingest(publisher, store);
+    await joined(publisher, rig);
+    const prompt = new TestPrompt(1, 2);
+    await publisher.publish([prompt.stored()]);
+    await publisher.publish([prompt.stored(1, 2)]);
+    await eventually(async () => expect(await heldBy(store, address, prompt.keys)).toEqual([1, 2]));
+    await publisher.publish([prompt.removed(1)]);
+    await eventually(async () => expect(await heldBy(store, address, prompt.keys)).toEqual([1, 1]));
+    await publisher.publish([prompt.removed(1)]);
+    await eventually(async () => expect(await heldBy(store, address, prompt.keys)).toEqual([1, 0]));
+  });
+
+  it("forgets everything at a clear, and keeps the rest of that batch", async () => {
+    const store = memoryStore();
+    const publisher = await publisherWith();
+    const rig = await ingest(publisher, store);
+    await joined(publisher, rig);
+    const [before, after] = [new TestPrompt(1, 2), new TestPrompt(2, 2)];
+    await publisher.publish([before.stored()]);
+    await eventually(async () => expect(await heldBy(store, address, before.keys)).toEqual([1, 1]));
+    await publisher.publish([before.stored(), cleared, after.stored()]);
+    await eventually(async () => expect(await heldBy(store, address, after.keys)).toEqual([1, 1]));
+    expect(await heldBy(store, address, before.keys)).toEqual([0, 0]);
+    expect((await recordOf(store, address))?.state).toMatchObject({ incarnation: 2, from: 1 });
+  });
+
+  it("notices a restart in place by numbers that go back", async () => {
+    const store = memoryStore();
+    const publisher = await publisherWith();
+    const rig = await ingest(publisher, store);
+    await joined(publisher, rig);
+    const [before, after] = [new TestPrompt(1, 2), new TestPrompt(2, 2)];
+    await publisher.publish([before.stored(0, 1)]);
+    await publisher.publish([before.stored(1, 2)]);
+    await eventually(async () => expect(await heldBy(store, address, before.keys)).toEqual([1, 1]));
+    publisher.restart();
+    await publisher.publish([after.stored(0, 1)]);
+    await publisher.publish([after.stored(1, 2)]);
+    await eventually(async () => expect(await heldBy(store, address, after.keys)).toEqual([1, 1]));
+    expect(await heldBy(store, address, before.keys)).toEqual([0, 0]);
+    expect(await rig.metric("kvatlas_ingester_incarnations_total", { cause: "restart" })).toBe(1);
+  });
+
+  it("notices a restart by a replay that shows another batch under a known number", async () => {
+    const store = memoryStore();
+    const publisher = await publisherWith();
+    const rig = await ingest(publisher, store);
+    await joined(publisher, rig);
+    const [before, after] = [new TestPrompt(1, 2), new TestPrompt(2, 4)];
+    await publisher.publish([before.stored()]);
+    await eventually(async () => expect(await heldBy(store, address, before.keys)).toEqual([1, 1]));
+    publisher.restart();
+    for (let block = 0; block < 3; block++) await publisher.publish([after.stored(block, block + 1)], { lose: true });
+    await publisher.publish([after.stored(3, 4)]);
+    await eventually(async () => expect(await heldBy(store, address, after.keys)).toEqual([1, 1, 1, 1]));
+    expect(await heldBy(store, address, before.keys)).toEqual([0, 0]);
+  });
+
+  it("joins a publisher whose buffer has rolled", async () => {
+    const store = memoryStore();
+    const publisher = await publisherWith({ bufferSteps: 2 });
+    const prompts = [1, 2, 3, 4].map((seed) => new TestPrompt(seed, 1));
+    for (const prompt of prompts) await publisher.publish([prompt.stored()]);
+    const rig = await ingest(publisher, store);
+    await joined(publisher, rig);
+    await eventually(async () =>
+      expect(await Promise.all(prompts.map((prompt) => heldBy(store, address, prompt.keys)))).toEqual([[0], [0], [1], [1]]),
+    );
+    expect(await rig.metric("kvatlas_ingester_lost_gaps_total")).toBe(0);
+  });
+
+  it.each([
+    ["reset", [0], 2],
+    ["keep", [1], 1],
+  ] as const)("%s: what it does about events that no replay brings back", async (onGap, heldBefore, incarnation) => {
+    const store = memoryStore();
+    const publisher = await publisherWith();
+    const rig = await ingest(publisher, store, { onGap });
+    await joined(publisher, rig);
+    const [before, after] = [new TestPrompt(1, 1), new TestPrompt(2, 1)];
+    await publisher.publish([before.stored()]);
+    await publisher.publish([before.removed(0)], { vanish: true });
+    await publisher.publish([after.stored()]);
+    await eventually(async () => expect(await heldBy(store, address, after.keys)).toEqual([1]));
+    expect(await heldBy(store, address, before.keys)).toEqual(heldBefore);
+    expect(await rig.metric("kvatlas_ingester_lost_gaps_total", { cause: "rolled" })).toBe(1);
+    await eventually(async () =>
+      expect(await recordOf(store, address)).toMatchObject({
+        state: { incarnation },
+        meta: { findings: { "events-lost": expect.any(String) } },
+      }),
+    );
+  });
+
+  it("works without a replay socket, and resets at a hole", async () => {
+    const store = memoryStore();
+    const publisher = await publisherWith({ replay: false });
+    const rig = await ingest(publisher, store);
+    await joined(publisher, rig);
+    const [before, after] = [new TestPrompt(1, 1), new TestPrompt(2, 1)];
+    await publisher.publish([before.stored()]);
+    await eventually(async () => expect(await heldBy(store, address, before.keys)).toEqual([1]));
+    await publisher.publish([], { lose: true });
+    await publisher.publish([after.stored()]);
+    await eventually(async () => expect(await heldBy(store, address, after.keys)).toEqual([1]));
+    expect(await heldBy(store, address, before.keys)).toEqual([0]);
+    expect(await rig.metric("kvatlas_ingester_lost_gaps_total", { cause: "no replay" })).toBe(1);
+  });
+
+  it("gives a silent replay up and goes on", async () => {
+    const store = memoryStore();
+    const publisher = await publisherWith();
+    const rig = await ingest(publisher, store, {}, { replayTimeoutMs: 100 });
+    await joined(publisher, rig);
+    const [before, after] = [new TestPrompt(1, 1), new TestPrompt(2, 1)];
+    await publisher.publish([before.stored()]);
+    publisher.muteReplay(true);
+    await publisher.publish([before.removed(0)], { lose: true });
+    await publisher.publish([after.stored()]);
+    await eventually(async () => expect(await heldBy(store, address, after.keys)).toEqual([1]));
+    expect(await heldBy(store, address, before.keys)).toEqual([0]);
+    expect(await rig.metric("kvatlas_ingester_replays_total", { outcome: "silent" })).toBe(1);
+  });
+
+  it("passes over malformed messages, payloads and events", async () => {
+    const store = memoryStore();
+    const publisher = await publisherWith();
+    const rig = await ingest(publisher, store);
+    await joined(publisher, rig);
+    const prompt = new TestPrompt(1, 2);
+    await publisher.sendFrames(["only one"]);
+    await publisher.sendFrames(["", "short", "x"]);
+    await publisher.publishRaw(new Uint8Array([0xc1, 1, 2]));
+    await publisher.publish([{ type: "BlockInvented", x: 1 }, 7, ["BlockStored"], prompt.stored()]);
+    await eventually(async () => expect(await heldBy(store, address, prompt.keys)).toEqual([1, 1]));
+    expect(await rig.metric("kvatlas_ingester_frames_total", { outcome: "malformed" })).toBe(2);
+    expect(await rig.metric("kvatlas_ingester_skipped_total", { reason: "undecodable batch" })).toBe(1);
+    await eventually(async () => expect((await recordOf(store, address))?.meta.findings).toHaveProperty("undecodable-events"));
+  });
+
+  it("reports what contradicts its configuration, and goes by the events", async () => {
+    const store = memoryStore();
+    const publisher = await publisherWith();
+    const rig = await ingest(publisher, store, { blockSize: 16, hashAlgo: "sha256", hashSeed: "7" });
+    await joined(publisher, rig);
+    const prompt = new TestPrompt(1, 2);
+    await publisher.publish([prompt.stored()]);
+    await eventually(async () => expect(await heldBy(store, address, prompt.keys)).toEqual([1, 1]));
+    expect(Object.keys((await recordOf(store, address))?.meta.findings ?? {})).toEqual(
+      expect.arrayContaining(["block-size", "hash-scheme"]),
+    );
+  });
+});

@@ -1,0 +1,20 @@
+import { setTimeout as sleep } from "node:timers/promises";
+
+const defaultDeadlineMs = 20_000;
+const pollMs = 5;
+
+/**
+ * Waits until `check` no longer throws and returns what it returned; past the deadline its last error is the test's.
+ * The deadline only bounds a failing test: nothing is asserted about time.
+ */
+export async function eventually<T>(check: () => T | Promise<T>, deadlineMs = defaultDeadlineMs): Promise<T> {
+  const deadline = performance.now() + deadlineMs;
+  for (;;) {
+    try {
+      return await check();
+    } catch (error) {
+      if (performance.now() > deadline) throw error;
+      await sleep(pollMs);
+    }
+  }
+}
