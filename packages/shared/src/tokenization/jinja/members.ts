@@ -18,11 +18,19 @@ import {
   type Value,
 } from "./values.ts";
 
+/** A method that takes no arguments. */
+function plain(name: string, read: (dict: Dict) => Value): (dict: Dict, args: CallArguments) => Value {
+  return (dict, args) => {
+    bind(name, [], args);
+    return read(dict);
+  };
+}
+
 const dictMethods: ReadonlyMap<string, (dict: Dict, args: CallArguments) => Value> = new Map([
-  ["items", (dict, args) => (bind("items", [], args), [...dict].map(([key, value]) => new Tuple([key, value])))],
-  ["keys", (dict, args) => (bind("keys", [], args), [...dict.keys()])],
-  ["values", (dict, args) => (bind("values", [], args), [...dict.values()])],
-  ["copy", (dict, args) => (bind("copy", [], args), new Map(dict))],
+  ["items", plain("items", (dict) => [...dict].map(([key, value]) => new Tuple([key, value])))],
+  ["keys", plain("keys", (dict) => [...dict.keys()])],
+  ["values", plain("values", (dict) => [...dict.values()])],
+  ["copy", plain("copy", (dict) => new Map(dict))],
   [
     "get",
     (dict, args) => {

@@ -114,8 +114,8 @@ const SHORT_ESCAPES: Readonly<Record<string, string>> = {
   "\f": "\\f",
   "\b": "\\b",
 };
-// biome's control-character rule is about typing mistakes; here they are the point.
-const TO_ESCAPE = /["\\\u0000-\u001f]/g;
+/** Quote, backslash and everything below the space. */
+const TO_ESCAPE = /["\\]|[^ -\uffff]/g;
 const TO_ESCAPE_ASCII = /["\\]|[^ -~]/g;
 
 function jsonString(text: string, ensureAscii: boolean): string {

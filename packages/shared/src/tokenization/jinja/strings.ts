@@ -16,8 +16,9 @@ const SPACES = "\\u0009-\\u000d\\u001c-\\u0020\\u0085\\u00a0\\u1680\\u2000-\\u20
 const LEADING = new RegExp(`^[${SPACES}]+`);
 const TRAILING_CHAR = new RegExp(`[${SPACES}]`);
 const RUNS = new RegExp(`[${SPACES}]+`);
+const LINE_ENDS = "\\n\\v\\f\\r\\u001c-\\u001e\\u0085\\u2028\\u2029";
 /** Where `str.splitlines` cuts. */
-export const LINE_BREAK = /\r\n|[\n\v\f\r\u001c-\u001e\u0085\u2028\u2029]/g;
+export const LINE_BREAK = new RegExp(`\\r\\n|[${LINE_ENDS}]`, "g");
 
 /** `str.strip`, `lstrip`, `rstrip`: whitespace, or any of `chars`. */
 export function strip(text: string, side: "both" | "left" | "right", chars: string | null = null): string {
