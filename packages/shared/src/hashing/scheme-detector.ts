@@ -126,11 +126,11 @@ export class SchemeDetector {
   checkStore(event: BlockStored, wireForm: WireForm | null = null): StoreCheck {
     this.#impliedForm ??= formOfWire(event, wireForm);
     if (this.#found === null) this.#detect(event);
+    if (event.hashes.length === 0) return nothingChecked(null);
     if (this.#found === null) return nothingChecked("scheme unknown");
     const { scheme, blockSizeTokens } = this.#found;
     if (scheme.kind === "content" || this.#digest === null) return nothingChecked("content scheme");
     const { hashes, tokenIds } = event;
-    if (hashes.length === 0) return nothingChecked(null);
     if (tokenIds.length === 0 || event.blockSizeTokens === 0) return nothingChecked("no tokens");
 
     const paired = tokenIds.length === hashes.length * event.blockSizeTokens;
