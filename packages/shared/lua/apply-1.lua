@@ -1,0 +1,110 @@
+-- apply-1.lua: applies operations of one endpoint to one shard, all of them or none, exactly once.
+--
+-- It runs only when the endpoint's position in the shard is the one the caller expects: the same incarnation, the same fence, the same
+-- watermark. A paused former owner, a repeated call and a store that has lost writes all fail this one comparison; the caller reads from the
+-- position it is given which of them it was.
+--
+-- KEYS[1]  seq of the shard (HASH: endpoint -> incarnation:fence:watermark)
+-- ARGV[1]  what precedes the block key in the keys of the shard's blocks
+-- ARGV[2]  endpoint
+-- ARGV[3]  position expected            ARGV[4]  position afterwards
+-- ARGV[5]  incarnation                  ARGV[6]  '1' to report keys of which the endpoint holds nothing afterwards
+-- ARGV[7..]  runs in order, two arguments each: '+' or '-', medium, '#group' unless 0 (e.g. '-cpu#1'); then block keys of 16 characters without
+--            separator
+-- returns  {removals of what was not held, keys emptied without separator}  applied
+--          the position found, nil when there is none                       nothing was changed
+
+local call, sub = redis.call, string.sub
+local position = call('HGET', KEYS[1], ARGV[2])
+if position ~= ARGV[3] then return position end
+
+local prefix, endpoint, mine = ARGV[1], ARGV[2], ARGV[5] .. ':'
+local reports = ARGV[6] == '1'
+local order = {'gpu', 'cpu', 'storage', 'other'}
+local unknown, emptied = 0, {}
+
+-- Copies by medium of an entry of this incarnation.
+local function decode(entry)
+  local copies = {}
+  for medium, count in string.gmatch(sub(entry, #mine + 1), '(%a+)%*?(%d*)') do copies[medium] = tonumber(count) or 1 end
+  return copies
+end
+
+-- The entry for these copies, best medium first; nil when there are none.
+local function encode(copies)
+  local parts = {}
+  for _, medium in ipairs(order) do
+    local count = copies[medium] or 0
+    if count == 1 then parts[#parts + 1] = medium elseif count > 1 then parts[#parts + 1] = medium .. '*' .. count end
+  end
+  if #parts > 0 then return mine .. table.concat(parts, ',') end
+end
+
+local function holdsElsewhere(block)
+  local fields = call('HGETALL', block)
+  for i = 1, #fields, 2 do
+    local field = fields[i]
+    if (field == endpoint or sub(field, 1, #endpoint + 1) == endpoint .. '#') and sub(fields[i + 1], 1, #mine) == mine then return true end
+  end
+  return false
+end
+
+for run = 7, #ARGV, 2 do
+  local op, medium, group = string.match(ARGV[run], '^([+-])(%a+)(.*)$')
+  local keys, field = ARGV[run + 1], endpoint .. group
+  local one = mine .. medium
+  if op == '+' then
+    for i = 1, #keys, 16 do
+      local key = sub(keys, i, i + 15)
+      local block = prefix .. key
+      if call('HSETNX', block, field, one) == 0 then
+        local entry = call('HGET', block, field)
+        if entry == one then
+          call('HSET', block, field, one .. '*2')
+        elseif sub(entry, 1, #mine) == mine then
+          local copies = decode(entry)
+          copies[medium] = (copies[medium] or 0) + 1
+          call('HSET', block, field, encode(copies))
+        else
+          call('HSET', block, field, one)
+        end
+      end
+      if reports then emptied[key] = nil end
+    end
+  else
+    for i = 1, #keys, 16 do
+      local key = sub(keys, i, i + 15)
+      local block = prefix .. key
+      local entry = call('HGET', block, field)
+      local gone = false
+      if entry == one then
+        call('HDEL', block, field)
+        gone = true
+      elseif not entry then
+        unknown = unknown + 1
+      elseif sub(entry, 1, #mine) == mine then
+        local copies = decode(entry)
+        if copies[medium] then
+          copies[medium] = copies[medium] - 1
+          entry = encode(copies)
+          if entry then call('HSET', block, field, entry) else
+            call('HDEL', block, field)
+            gone = true
+          end
+        else
+          unknown = unknown + 1
+        end
+      else
+        -- Of another incarnation: dead, and in nobody's way any more.
+        call('HDEL', block, field)
+        unknown = unknown + 1
+      end
+      if gone and reports and not holdsElsewhere(block) then emptied[key] = true end
+    end
+  end
+end
+
+call('HSET', KEYS[1], endpoint, ARGV[4])
+local list = {}
+for key in pairs(emptied) do list[#list + 1] = key end
+return {unknown, table.concat(list)}

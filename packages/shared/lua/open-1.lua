@@ -1,0 +1,19 @@
+-- open-1.lua: takes an endpoint over in one shard. Raises its fence; a new incarnation begins at the position given, which makes every entry of
+-- an earlier one dead; the current incarnation goes on where it was.
+--
+-- KEYS[1]  seq of the shard (HASH: endpoint -> incarnation:fence:watermark)
+-- ARGV[1]  endpoint      ARGV[2] incarnation      ARGV[3] fence      ARGV[4] watermark at which the incarnation begins
+-- returns  the position now: of this incarnation and fence when taken; another, unchanged, when the shard has seen a higher fence or incarnation
+
+local position = redis.call('HGET', KEYS[1], ARGV[1])
+local mark = ARGV[4]
+if position then
+  local incarnation, fence, held = string.match(position, '^(%d+):(%d+):(.+)$')
+  if incarnation then
+    if tonumber(fence) > tonumber(ARGV[3]) or tonumber(incarnation) > tonumber(ARGV[2]) then return position end
+    if incarnation == ARGV[2] then mark = held end
+  end
+end
+position = ARGV[2] .. ':' .. ARGV[3] .. ':' .. mark
+redis.call('HSET', KEYS[1], ARGV[1], position)
+return position

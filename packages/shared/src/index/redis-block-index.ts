@@ -1,0 +1,137 @@
+import { LRUCache } from "lru-cache";
+import type { RedisConnection } from "../redis.ts";
+import { redisError } from "../redis-error.ts";
+import { type RedisScript, readScript, runScript } from "../redis-scripts.ts";
+import type { BlockKey, EndpointId, ScopeId } from "../types.ts";
+import type { BlockHolder, BlockIndex, IndexWriter, LookupOptions, PrefixMatches, PrefixQuery, WriterTarget } from "./block-index.ts";
+import { openRedisWriter } from "./redis-index-writer.ts";
+import { blockKeyOf, parseEntry, parseHolderField, parsePosition, type RedisKeys, shardOf } from "./redis-keys.ts";
+import { lookupPrefixes } from "./redis-prefix-lookup.ts";
+
+export interface RedisBlockIndexDeps {
+  readonly connection: RedisConnection;
+  readonly keys: RedisKeys;
+}
+
+export interface RedisBlockIndexOptions {
+  /** Shards of a scope that the registry does not know yet; must be what the registry registers it with. @defaultValue 1 */
+  readonly defaultShards?: number;
+  /** Block operations per script call; Redis is busy for 1 to 2 us each. @defaultValue 500 */
+  readonly maxOpsPerCall?: number;
+}
+
+const MAX_SCOPES_REMEMBERED = 1_000;
+
+/** The index in Redis; docs/redis-schema.md shows it from the outside. Does not own its connection. */
+export function createRedisBlockIndex(deps: RedisBlockIndexDeps, options: RedisBlockIndexOptions = {}): BlockIndex {
+  return new RedisBlockIndex(deps, options);
+}
+
+class RedisBlockIndex implements BlockIndex {
+  readonly #connection: RedisConnection;
+  readonly #keys: RedisKeys;
+  readonly #defaultShards: number;
+  readonly #maxOpsPerCall: number;
+  /** A scope's number of shards never changes once it is registered. */
+  readonly #shards = new LRUCache<ScopeId, number>({ max: MAX_SCOPES_REMEMBERED });
+  readonly #scripts: { readonly apply: RedisScript; readonly open: RedisScript; readonly sweep: RedisScript };
+
+  constructor(deps: RedisBlockIndexDeps, options: RedisBlockIndexOptions) {
+    this.#connection = deps.connection;
+    this.#keys = deps.keys;
+    this.#defaultShards = options.defaultShards ?? 1;
+    this.#maxOpsPerCall = options.maxOpsPerCall ?? 500;
+    this.#scripts = { apply: readScript("apply-1"), open: readScript("open-1"), sweep: readScript("sweep-1") };
+  }
+
+  async openWriter(target: WriterTarget): Promise<IndexWriter> {
+    const [shards = this.#defaultShards] = await this.#shardsOf([target.scope]);
+    const deps = { connection: this.#connection, keys: this.#keys, apply: this.#scripts.apply, open: this.#scripts.open };
+    return openRedisWriter(deps, { shards, maxOpsPerCall: this.#maxOpsPerCall }, target);
+  }
+
+  async lookup(queries: readonly PrefixQuery[], options: LookupOptions = {}): Promise<readonly PrefixMatches[]> {
+    const shards = await this.#shardsOf(
+      queries.map((query) => query.scope),
+      options.signal,
+    );
+    return lookupPrefixes(this.#connection, this.#keys, queries, shards, options);
+  }
+
+  async holders(scope: ScopeId, key: BlockKey): Promise<readonly BlockHolder[]> {
+    const [shards = this.#defaultShards] = await this.#shardsOf([scope]);
+    const shard = shardOf(key, shards);
+    const [entries, positions] = await this.#read([
+      ["hgetall", this.#keys.block(scope, shard, key)],
+      ["hgetall", this.#keys.seq(scope, shard)],
+    ]);
+    const current = (positions ?? {}) as Record<string, string>;
+    return Object.entries((entries ?? {}) as Record<string, string>).flatMap(([field, value]) => {
+      const entry = parseEntry(value);
+      if (entry === null) return [];
+      const holder = parseHolderField(field);
+      const live = parsePosition(current[holder.endpoint] ?? "")?.incarnation === entry.incarnation;
+      return [{ ...holder, incarnation: entry.incarnation, live, copies: entry.copies }];
+    });
+  }
+
+  async forget(scope: ScopeId, endpoint: EndpointId): Promise<void> {
+    const [shards = this.#defaultShards] = await this.#shardsOf([scope]);
+    await this.#read(Array.from({ length: shards }, (_, shard) => ["hdel", this.#keys.seq(scope, shard), endpoint] as const));
+  }
+
+  async sweep(
+    scope: ScopeId,
+    cursor: string,
+    limit: number,
+  ): Promise<{ readonly next: string | null; readonly examined: number; readonly dropped: number }> {
+    const [shards = this.#defaultShards] = await this.#shardsOf([scope]);
+    const [page] = await this.#read([["scan", cursor, "MATCH", this.#keys.blockPattern(scope), "COUNT", limit]]);
+    const [next, found] = page as [string, string[]];
+    const byShard = new Map<number, string>();
+    for (const redisKey of found) {
+      const key = blockKeyOf(redisKey);
+      const shard = shardOf(key, shards);
+      byShard.set(shard, (byShard.get(shard) ?? "") + key);
+    }
+    const calls = [...byShard].map(([shard, packed]) => ({
+      keys: [this.#keys.seq(scope, shard)],
+      args: [this.#keys.blockPrefix(scope, shard), packed],
+    }));
+    const replies = await runScript(this.#connection, this.#scripts.sweep, calls);
+    const dropped = replies.reduce<number>((sum, reply) => sum + Number(reply), 0);
+    return { next: next === "0" ? null : next, examined: found.length, dropped };
+  }
+
+  async close(): Promise<void> {}
+
+  /** Number of shards of each scope; read once for each that is registered. */
+  async #shardsOf(scopes: readonly ScopeId[], signal?: AbortSignal): Promise<readonly number[]> {
+    const unknown = [...new Set(scopes)].filter((scope) => !this.#shards.has(scope));
+    if (unknown.length > 0) {
+      const [values] = await this.#read([["hmget", this.#keys.scopes, ...unknown]], signal);
+      for (const [i, scope] of unknown.entries()) {
+        const shards = shardsIn(Array.isArray(values) ? values[i] : null);
+        if (shards !== null) this.#shards.set(scope, shards);
+      }
+    }
+    return scopes.map((scope) => this.#shards.get(scope) ?? this.#defaultShards);
+  }
+
+  async #read(commands: Parameters<RedisConnection["send"]>[0], signal?: AbortSignal): Promise<readonly unknown[]> {
+    const replies = await this.#connection.send(commands, signal);
+    for (const reply of replies) if (reply instanceof Error) throw redisError(reply);
+    return replies;
+  }
+}
+
+/** `shards` of a scope's JSON; null when there is none. */
+function shardsIn(json: unknown): number | null {
+  if (typeof json !== "string") return null;
+  try {
+    const { shards } = JSON.parse(json) as { readonly shards?: unknown };
+    return typeof shards === "number" && Number.isInteger(shards) && shards >= 1 ? shards : null;
+  } catch {
+    return null;
+  }
+}

@@ -1,0 +1,248 @@
+import { KvatlasError } from "../errors.ts";
+import type { RedisConnection } from "../redis.ts";
+import { isUnknownScript, redisError } from "../redis-error.ts";
+import { loadScripts, type RedisScript, runScript, scriptCommand } from "../redis-scripts.ts";
+import type { BlockKey } from "../types.ts";
+import type { ApplyResult, IndexWriter, SequencedOps, WriterTarget } from "./block-index.ts";
+import { completeSeq, formatPosition, formatWatermark, KEY_DIGITS, parseEntry, type RedisKeys, type Watermark } from "./redis-keys.ts";
+import { planCalls, type ScriptCall, splitByShard } from "./script-calls.ts";
+import { explainMismatch, type Mismatch } from "./script-reply.ts";
+
+export interface RedisWriterDeps {
+  readonly connection: RedisConnection;
+  readonly keys: RedisKeys;
+  readonly apply: RedisScript;
+  readonly open: RedisScript;
+}
+
+export interface RedisWriterOptions {
+  readonly shards: number;
+  /** Block operations per script call: how long Redis is kept busy at a time. */
+  readonly maxOpsPerCall: number;
+}
+
+/** One shard as its writer knows it. */
+interface ShardState {
+  readonly shard: number;
+  mark: Watermark;
+  /** The key stored last: while it is in Redis, so is what was written before it. */
+  witness: BlockKey | null;
+}
+
+/** Calls that are sent in one go; keeps what is under way, and its memory, bounded. */
+const MAX_CALLS_PER_SEND = 64;
+
+/** Rounds in which nothing moves before a writer gives up and says so. */
+const MAX_IDLE_ROUNDS = 3;
+
+interface Tally {
+  applied: number;
+  duplicates: number;
+  unknownRemovals: number;
+  readonly emptied: Set<BlockKey> | null;
+}
+
+/** Opens every shard of the scope; see {@link IndexWriter} and `BlockIndex.openWriter`. */
+export async function openRedisWriter(deps: RedisWriterDeps, options: RedisWriterOptions, target: WriterTarget): Promise<IndexWriter> {
+  const shards = await openShards(deps, options, target);
+  return new RedisIndexWriter(deps, options, target, shards);
+}
+
+class RedisIndexWriter implements IndexWriter {
+  readonly target: WriterTarget;
+  readonly #deps: RedisWriterDeps;
+  readonly #options: RedisWriterOptions;
+  #shards: readonly ShardState[];
+  #applied: number;
+  /** End of the queue of calls: a writer's calls run one after another. */
+  #tail: Promise<unknown> = Promise.resolve();
+
+  constructor(deps: RedisWriterDeps, options: RedisWriterOptions, target: WriterTarget, shards: readonly ShardState[]) {
+    this.#deps = deps;
+    this.#options = options;
+    this.target = target;
+    this.#shards = shards;
+    this.#applied = lowest(shards);
+  }
+
+  get applied(): number {
+    return this.#applied;
+  }
+
+  apply(batches: readonly SequencedOps[], options: { readonly reportEmptied?: boolean } = {}): Promise<ApplyResult> {
+    return this.#enqueue(async () => {
+      const last = batches.at(-1)?.seq ?? this.#applied;
+      const tally: Tally = { applied: 0, duplicates: 0, unknownRemovals: 0, emptied: options.reportEmptied ? new Set() : null };
+      const split = splitByShard(batches, this.#shards.length);
+      for (const { shard, mark } of this.#shards) {
+        for (const batch of split[shard] ?? []) if (batch.seq <= completeSeq(mark)) tally.duplicates += 1;
+      }
+      await this.#drive((state) => planCalls(split[state.shard] ?? [], state.mark, last, this.#options.maxOpsPerCall), tally);
+      this.#applied = Math.max(this.#applied, last);
+      return { ...tally, emptied: [...(tally.emptied ?? [])] };
+    });
+  }
+
+  settle(): Promise<void> {
+    return this.#enqueue(async () => {
+      const tally: Tally = { applied: 0, duplicates: 0, unknownRemovals: 0, emptied: null };
+      await this.#drive(({ mark }) => {
+        if (completeSeq(mark) >= this.#applied) return [];
+        return [{ expected: mark, next: { seq: this.#applied, part: null }, runs: [], stores: null }];
+      }, tally);
+    });
+  }
+
+  #enqueue<T>(task: () => Promise<T>): Promise<T> {
+    const result = this.#tail.then(task);
+    this.#tail = result.catch(() => {});
+    return result;
+  }
+
+  /**
+   * Sends what `plan` says is missing until nothing is. Every round plans anew from the watermarks that the answers have shown, so a call that was
+   * not made, made twice or made by an earlier attempt needs no case of its own.
+   */
+  async #drive(plan: (state: ShardState) => readonly ScriptCall[], tally: Tally): Promise<void> {
+    for (let idleRounds = 0; idleRounds < MAX_IDLE_ROUNDS; ) {
+      const calls = this.#shards.flatMap((state) => plan(state).map((call) => ({ state, call }))).slice(0, MAX_CALLS_PER_SEND);
+      if (calls.length === 0) return;
+      const replies = await this.#deps.connection.send(calls.map(({ state, call }) => this.#command(state, call, tally.emptied !== null)));
+      const stopped = new Set<ShardState>();
+      let moved = false;
+      let failure: unknown = null;
+      for (const [i, { state, call }] of calls.entries()) {
+        const reply = replies[i];
+        if (Array.isArray(reply)) {
+          this.#count(reply, call, tally);
+          state.mark = call.next;
+          state.witness = call.stores ?? state.witness;
+          moved = true;
+        } else if (isUnknownScript(reply)) {
+          stopped.add(state);
+          failure ??= reply;
+        } else if (reply instanceof Error) {
+          throw redisError(reply);
+        } else {
+          const mismatch = explainMismatch(reply, this.target, call.expected);
+          if (mismatch.kind === "ahead") {
+            state.mark = mismatch.mark;
+            tally.duplicates += 1;
+            moved = true;
+            stopped.add(state);
+          } else if (mismatch.kind !== "behind" || !stopped.has(state)) {
+            // Behind what an earlier call of this round should have reached says nothing: that call was not applied.
+            await this.#giveUp(mismatch, state);
+          }
+        }
+      }
+      if (isUnknownScript(failure)) await loadScripts(this.#deps.connection, [this.#deps.apply]);
+      idleRounds = moved ? 0 : idleRounds + 1;
+    }
+    throw new KvatlasError(
+      "KVATLAS_REDIS_UNAVAILABLE",
+      `Redis keeps losing the script that applies events of ${this.target.endpoint}; is somebody running SCRIPT FLUSH over and over?`,
+    );
+  }
+
+  #command(state: ShardState, call: ScriptCall, reports: boolean): ReturnType<typeof scriptCommand> {
+    const { scope, endpoint, incarnation, fence } = this.target;
+    return scriptCommand(
+      this.#deps.apply,
+      [this.#deps.keys.seq(scope, state.shard)],
+      [
+        this.#deps.keys.blockPrefix(scope, state.shard),
+        endpoint,
+        formatPosition({ incarnation, fence, mark: call.expected }),
+        formatPosition({ incarnation, fence, mark: call.next }),
+        incarnation,
+        reports ? 1 : 0,
+        ...call.runs,
+      ],
+    );
+  }
+
+  #count(reply: readonly unknown[], call: ScriptCall, tally: Tally): void {
+    tally.applied += 1;
+    tally.unknownRemovals += Number(reply[0]);
+    if (tally.emptied === null) return;
+    // A key emptied by an earlier call may have been stored again by this one.
+    for (let run = 0; run < call.runs.length; run += 2) {
+      if (call.runs[run]?.startsWith("+")) for (const key of unpack(call.runs[run + 1] ?? "")) tally.emptied.delete(key);
+    }
+    for (const key of unpack(String(reply[1] ?? ""))) tally.emptied.add(key);
+  }
+
+  /** Rejects; after a loss, first learns what the store still has. */
+  async #giveUp(mismatch: Exclude<Mismatch, { kind: "ahead" }>, state: ShardState): Promise<never> {
+    const { endpoint, incarnation, fence } = this.target;
+    if (mismatch.kind === "fenced" || mismatch.kind === "stale") throw refusal(this.target, mismatch);
+    if (mismatch.kind === "behind") {
+      state.mark = mismatch.mark;
+    } else {
+      if (mismatch.isMissing && (await this.#hasBlocks(state))) {
+        throw new KvatlasError(
+          "KVATLAS_INDEX_STALE_INCARNATION",
+          `The index has forgotten how far endpoint ${endpoint} is, but not its blocks: incarnation ${incarnation} cannot be continued. Start a new one.`,
+        );
+      }
+      this.#shards = await openShards(this.#deps, this.#options, this.target);
+    }
+    this.#applied = Math.min(this.#applied, lowest(this.#shards));
+    throw new KvatlasError(
+      "KVATLAS_INDEX_BEHIND",
+      `Redis has lost writes of endpoint ${endpoint} (incarnation ${incarnation}, fence ${fence}): it holds them up to sequence ${this.#applied}. ` +
+        "Replay what follows.",
+    );
+  }
+
+  /** Whether blocks of this incarnation are still there although the shard no longer knows the endpoint. */
+  async #hasBlocks({ shard, witness }: ShardState): Promise<boolean> {
+    if (witness === null) return false;
+    const { scope, endpoint, incarnation } = this.target;
+    const [entries] = await this.#deps.connection.send([["hgetall", this.#deps.keys.block(scope, shard, witness)]]);
+    if (entries instanceof Error) throw redisError(entries);
+    return Object.entries(entries as Record<string, string>).some(
+      ([field, value]) => (field === endpoint || field.startsWith(`${endpoint}#`)) && parseEntry(value)?.incarnation === incarnation,
+    );
+  }
+}
+
+async function openShards(deps: RedisWriterDeps, options: RedisWriterOptions, target: WriterTarget): Promise<ShardState[]> {
+  const begin = { seq: target.from - 1, part: null };
+  const calls = Array.from({ length: options.shards }, (_, shard) => ({
+    keys: [deps.keys.seq(target.scope, shard)],
+    args: [target.endpoint, target.incarnation, target.fence, formatWatermark(begin)],
+  }));
+  const replies = await runScript(deps.connection, deps.open, calls);
+  return replies.map((reply, shard) => {
+    // The script has left this very fence and incarnation behind, or it has left the higher ones it found.
+    const found = explainMismatch(reply, target, begin);
+    if (found.kind === "fenced" || found.kind === "stale") throw refusal(target, found);
+    if (found.kind === "lost")
+      throw new KvatlasError("KVATLAS_REDIS_UNAVAILABLE", `Opening shard ${shard} was answered with ${String(reply)}.`);
+    return { shard, mark: found.mark, witness: null };
+  });
+}
+
+function refusal(target: WriterTarget, { kind, position }: Extract<Mismatch, { kind: "fenced" | "stale" }>): KvatlasError {
+  return kind === "fenced"
+    ? new KvatlasError(
+        "KVATLAS_INDEX_FENCED",
+        `Endpoint ${target.endpoint} was taken over with fence ${position.fence}; fence ${target.fence} may no longer write. Stop this writer.`,
+      )
+    : new KvatlasError(
+        "KVATLAS_INDEX_STALE_INCARNATION",
+        `Endpoint ${target.endpoint} is at incarnation ${position.incarnation}; ${target.incarnation} is past. Open a writer for the current one.`,
+      );
+}
+
+function lowest(shards: readonly ShardState[]): number {
+  return Math.min(...shards.map(({ mark }) => completeSeq(mark)));
+}
+
+function unpack(keys: string): BlockKey[] {
+  const list: BlockKey[] = [];
+  for (let i = 0; i < keys.length; i += KEY_DIGITS) list.push(keys.slice(i, i + KEY_DIGITS) as BlockKey);
+  return list;
+}

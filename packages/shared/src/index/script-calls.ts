@@ -1,0 +1,111 @@
+import { KvatlasError } from "../errors.ts";
+import type { BlockKey } from "../types.ts";
+import type { IndexOp, SequencedOps } from "./block-index.ts";
+import { completeSeq, KEY_DIGITS, shardOf, type Watermark } from "./redis-keys.ts";
+
+/** One call of apply-1.lua: what it does and how far it goes. */
+export interface ScriptCall {
+  /** Watermark the shard must have. */
+  readonly expected: Watermark;
+  /** Watermark it has afterwards. */
+  readonly next: Watermark;
+  /** Arguments from ARGV[7] on. */
+  readonly runs: readonly string[];
+  /** A key that is stored by this call; null when it stores none. */
+  readonly stores: BlockKey | null;
+}
+
+/** The part of some batches that falls to each shard. Batches without operations for a shard are left out of its list. */
+export function splitByShard(batches: readonly SequencedOps[], shards: number): SequencedOps[][] {
+  if (shards === 1) return [batches.filter((batch) => batch.ops.some((op) => op.keys.length > 0))];
+  const split: SequencedOps[][] = Array.from({ length: shards }, () => []);
+  for (const { seq, ops } of batches) {
+    const byShard = new Map<number, IndexOp[]>();
+    for (const op of ops) {
+      const keysByShard = new Map<number, BlockKey[]>();
+      for (const key of op.keys) append(keysByShard, shardOf(key, shards), key);
+      for (const [shard, keys] of keysByShard) append(byShard, shard, { ...op, keys });
+    }
+    for (const [shard, shardOps] of byShard) split[shard]?.push({ seq, ops: shardOps });
+  }
+  return split;
+}
+
+/**
+ * Cuts what a shard still lacks of some batches into script calls of about `maxOps` block operations: small batches are grouped, a batch that is
+ * larger is cut. Where it is cut does not matter: the watermark counts operations, so another owner with another `maxOps` can go on from it.
+ *
+ * @param batches of one shard, ascending
+ * @param mark how far the shard is
+ * @param last sequence number up to which `batches` is all there is; the last call moves the watermark there
+ */
+export function planCalls(batches: readonly SequencedOps[], mark: Watermark, last: number, maxOps: number): ScriptCall[] {
+  const calls: ScriptCall[] = [];
+  let call = new CallBuilder();
+  let at = mark;
+  const finish = (next: Watermark) => {
+    calls.push(call.build(at, next));
+    at = next;
+    call = new CallBuilder();
+  };
+  for (const { seq, ops } of batches) {
+    if (seq <= completeSeq(mark)) continue;
+    // Operations of this batch that the shard has, and then: that have been planned.
+    let done = seq === mark.seq ? (mark.part ?? 0) : 0;
+    let skip = done;
+    const size = ops.reduce((sum, op) => sum + op.keys.length, 0);
+    if (call.count > 0 && call.count + size - done > maxOps) finish({ seq: call.seq, part: null });
+    for (const op of ops) {
+      let from = Math.min(skip, op.keys.length);
+      skip -= from;
+      while (from < op.keys.length) {
+        const to = Math.min(op.keys.length, from + maxOps - call.count);
+        call.add(seq, op, from, to);
+        done += to - from;
+        from = to;
+        if (call.count >= maxOps && done < size) finish({ seq, part: done });
+      }
+    }
+  }
+  if (call.count > 0) finish({ seq: call.seq, part: null });
+  const final = calls.pop();
+  if (final !== undefined) calls.push({ ...final, next: { seq: Math.max(last, final.next.seq), part: null } });
+  return calls;
+}
+
+class CallBuilder {
+  count = 0;
+  seq = 0;
+  readonly #runs: string[] = [];
+  #kind = "";
+  #stores: BlockKey | null = null;
+
+  add(seq: number, op: IndexOp, from: number, to: number): void {
+    const slice = from === 0 && to === op.keys.length ? op.keys : op.keys.slice(from, to);
+    const packed = slice.join("");
+    if (packed.length !== slice.length * KEY_DIGITS) {
+      const wrong = slice.find((key) => key.length !== KEY_DIGITS) ?? "";
+      throw new KvatlasError(
+        "KVATLAS_EVENT_MALFORMED",
+        `Got block key ${JSON.stringify(wrong)}; a block key is ${KEY_DIGITS} hexadecimal digits.`,
+      );
+    }
+    const kind = `${op.op === "store" ? "+" : "-"}${op.medium}${op.group === 0 ? "" : `#${op.group}`}`;
+    if (kind === this.#kind) this.#runs[this.#runs.length - 1] += packed;
+    else this.#runs.push(kind, packed);
+    this.#kind = kind;
+    if (op.op === "store") this.#stores = slice.at(-1) ?? this.#stores;
+    this.count += slice.length;
+    this.seq = seq;
+  }
+
+  build(expected: Watermark, next: Watermark): ScriptCall {
+    return { expected, next, runs: this.#runs, stores: this.#stores };
+  }
+}
+
+function append<K, V>(lists: Map<K, V[]>, key: K, value: V): void {
+  const list = lists.get(key);
+  if (list === undefined) lists.set(key, [value]);
+  else list.push(value);
+}
