@@ -70,12 +70,11 @@ async function runQuickstart({ args, stdout, stderr, signal }: CommandContext, o
   // People read along on stdout; with --json they do on stderr.
   const say = (text: string) => (isJson ? stderr : stdout).write(text);
   say("kvatlas quickstart: starting\n");
-  const [cluster, play, report, documents, tokenization] = await Promise.all([
+  const [cluster, play, report, documents] = await Promise.all([
     import("../quickstart/cluster.ts"),
     import("../quickstart/play.ts"),
     import("../quickstart/report.ts"),
     import("../quickstart/documents.ts"),
-    import("@kvatlas/shared/tokenization/local-prompt-encoder"),
   ]);
   const logger = createLogger({ service: "quickstart", level: "warn", fileDescriptor: 2 });
   const backends = createBackends(options.redis, logger);
@@ -90,9 +89,8 @@ async function runQuickstart({ args, stdout, stderr, signal }: CommandContext, o
     }
     const running = await cluster.startCluster({ backends, logger, started: (component) => started.push(component) }, options);
     say(`${report.describeCluster(running, isRedis ? "Redis" : "memory")}\n`);
-    const encoder = await tokenization.loadPromptEncoderCore({ directory: cluster.quickstartTokenizer() });
     await play.warmUp(running, signal);
-    const deps = { encoder, signal };
+    const deps = { encoder: running.encoder, signal };
     const { redisCliForBlock } = await import("../quickstart/redis-hint.ts");
     const routerUrl = `http://${running.routerAddress}`;
     const played = await play.playConversation(deps, routerUrl, documents.mainConversation, async (body, expected) => {

@@ -7,6 +7,7 @@ import type { Component } from "@kvatlas/shared/lifecycle";
 import type { Logger } from "@kvatlas/shared/logger";
 import { createMetricsRegistry } from "@kvatlas/shared/metrics";
 import type { EndpointRegistry } from "@kvatlas/shared/registry/endpoint-registry";
+import type { PromptEncoder } from "@kvatlas/shared/tokenization/prompt-encoder";
 import { createSimulatorFleet, type Simulator } from "@kvatlas/simulator/app";
 import { loadSimulatorTokenizer } from "@kvatlas/simulator/tokenizer";
 import type { Backends } from "../backends.ts";
@@ -15,7 +16,7 @@ import { createPoolEncoder } from "../pool-encoder.ts";
 export const poolName = "quickstart";
 export const modelName = "simulated-qwen3";
 export const blockSizeTokens = 64;
-/** Slow enough that the difference between computing a prompt and reusing it is seen, and is that of a large model on one GPU. */
+/** Slow enough that one sees the difference between computing a prompt and reusing it. */
 export const prefillTokensPerSecond = 2_000;
 
 export interface QuickstartOptions {
@@ -33,6 +34,8 @@ export interface Cluster {
   /** A router over the same replicas that knows nothing of caches: round robin. */
   readonly baselineAddress: string;
   readonly registry: EndpointRegistry;
+  /** The replicas' own tokenizer, by which the conversation is judged; the router has another in its threads. */
+  readonly encoder: PromptEncoder;
 }
 
 /** Directory of the real Qwen3 tokenizer that comes with the package. */
@@ -93,6 +96,8 @@ export async function startCluster(
         replayEndpoint: "tcp://127.0.0.1:0",
         topic: null,
         prefillTokensPerSecond,
+        decodeMs: 4,
+        typicalAnswerTokens: 120,
       },
     ),
   );
@@ -117,5 +122,6 @@ export async function startCluster(
     routerAdminAddress: router.adminAddress ?? "",
     baselineAddress: baseline.address ?? "",
     registry: background.registry,
+    encoder: tokenizer.prompts,
   };
 }

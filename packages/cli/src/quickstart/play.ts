@@ -1,7 +1,7 @@
 import { KvatlasError } from "@kvatlas/shared/errors";
-import type { PromptEncoderCore } from "@kvatlas/shared/tokenization/local-prompt-encoder";
+import type { PromptEncoder } from "@kvatlas/shared/tokenization/prompt-encoder";
 import { waitUntil } from "../wait-until.ts";
-import { type ChatMessage, type ChatTurn, chat, chatBody } from "./chat-client.ts";
+import { type ChatMessage, type ChatRequest, type ChatTurn, chat, chatBody } from "./chat-client.ts";
 import { blockSizeTokens, type Cluster, modelName } from "./cluster.ts";
 import { type Conversation, warmUpText } from "./documents.ts";
 import { expectedMatch } from "./expected-match.ts";
@@ -26,36 +26,39 @@ export interface Played {
   readonly expectedTokens: number;
 }
 
-const maxAnswerTokens = 80;
+const maxAnswerTokens = 200;
 const settleTimeoutMs = 10_000;
 
 /** Two rounds of a chat through one router. `indexed` waits for the index between them, where there is something to wait for. */
 export async function playConversation(
-  deps: { readonly encoder: PromptEncoderCore; readonly signal: AbortSignal },
+  deps: { readonly encoder: PromptEncoder; readonly signal: AbortSignal },
   baseUrl: string,
   { opening, followUp }: Conversation,
   indexed: (bodyOfRoundTwo: string, expectedTokens: number) => Promise<void>,
 ): Promise<Played> {
   const first: ChatMessage[] = [{ role: "user", content: opening }];
-  const one = await chat(baseUrl, { model: modelName, messages: first, maxTokens: maxAnswerTokens }, deps.signal);
+  const roundOne = { model: modelName, messages: first, maxTokens: maxAnswerTokens };
+  const one = await chat(baseUrl, roundOne, deps.signal);
   const second: ChatMessage[] = [...first, { role: "assistant", content: one.text }, { role: "user", content: followUp }];
   const roundTwo = { model: modelName, messages: second, maxTokens: maxAnswerTokens };
-  const secondIds = promptIds(deps.encoder, chatBody(roundTwo));
-  const firstIds = promptIds(deps.encoder, chatBody({ model: modelName, messages: first, maxTokens: maxAnswerTokens }));
-  const expectedTokens = expectedMatch([...firstIds, ...answerIds(deps.encoder, one)], secondIds, blockSizeTokens);
+  const secondIds = await promptIds(deps.encoder, roundTwo);
+  const firstIds = await promptIds(deps.encoder, roundOne);
+  const expectedTokens = expectedMatch([...firstIds, ...(await answerIds(deps.encoder, one))], secondIds, blockSizeTokens);
   await indexed(chatBody(roundTwo), expectedTokens);
   const two = await chat(baseUrl, roundTwo, deps.signal);
   return { rounds: [roundOf(one), roundOf(two)], promptIds: secondIds, expectedTokens };
 }
 
 /** Tokens of an answer whose keys and values exist: the last one of an answer that was cut is sampled, but never fed back. */
-function answerIds(encoder: PromptEncoderCore, answer: ChatTurn): Uint32Array {
-  const ids = encoder.tokenizer.encode(answer.text, { addSpecialTokens: false });
+async function answerIds(encoder: PromptEncoder, answer: ChatTurn): Promise<Uint32Array> {
+  const bodyText = JSON.stringify({ prompt: answer.text, add_special_tokens: false });
+  const [encoded] = await encoder.encode({ kind: "completion", bodyText });
+  const ids = encoded?.tokenIds ?? new Uint32Array();
   return answer.finishReason === "length" ? ids.subarray(0, -1) : ids;
 }
 
-function promptIds(encoder: PromptEncoderCore, bodyText: string): Uint32Array {
-  const [prompt] = encoder.encode({ kind: "chat", bodyText });
+async function promptIds(encoder: PromptEncoder, request: ChatRequest): Promise<Uint32Array> {
+  const [prompt] = await encoder.encode({ kind: "chat", bodyText: chatBody(request) });
   return prompt?.tokenIds ?? new Uint32Array();
 }
 
