@@ -1,7 +1,13 @@
+import type { RedisConfig } from "./config/schema.ts";
 import type { BlockIndex } from "./index/block-index.ts";
 import { MemoryBlockIndex } from "./index/memory-block-index.ts";
+import { createRedisBlockIndex } from "./index/redis-block-index.ts";
+import { createRedisKeys } from "./index/redis-keys.ts";
+import type { Logger } from "./logger.ts";
+import { createRedisConnection, type RedisRole } from "./redis.ts";
 import type { EndpointRegistry } from "./registry/endpoint-registry.ts";
 import { MemoryEndpointRegistry } from "./registry/memory-endpoint-registry.ts";
+import { createRedisEndpointRegistry } from "./registry/redis-endpoint-registry.ts";
 
 /** Index and registry of one process: both in Redis, or both in memory. */
 export interface Backend {
@@ -23,6 +29,29 @@ export function createMemoryBackend(): Backend {
     close: async () => {
       await index.close();
       await registry.close();
+    },
+  };
+}
+
+/**
+ * Index and registry in Redis over one connection (and one for changes, once somebody listens). Does not wait for Redis and never rejects because
+ * it is away: every call says so until it is there.
+ *
+ * @throws KVATLAS_CONFIG_INVALID `config.url` is null.
+ */
+export function createRedisBackend(config: RedisConfig, role: RedisRole, logger: Logger): Backend {
+  const connection = createRedisConnection(config, role, logger);
+  const keys = createRedisKeys(config.keyPrefix);
+  const index = createRedisBlockIndex({ connection, keys });
+  const registry = createRedisEndpointRegistry({ connection, keys });
+  return {
+    index,
+    registry,
+    connected: (timeoutMs) => connection.connected(timeoutMs),
+    close: async () => {
+      await index.close();
+      await registry.close();
+      await connection.close();
     },
   };
 }

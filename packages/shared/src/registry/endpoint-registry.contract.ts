@@ -242,8 +242,9 @@ export function endpointRegistryContract(create: () => Promise<EndpointRegistry>
         },
         { timeout: 10_000, interval: 5 },
       );
+      const described = heard;
       await registry.startIncarnation(lease, 0);
-      await vi.waitFor(() => expect(heard).toBeGreaterThan(model), { timeout: 10_000, interval: 5 });
+      await vi.waitFor(() => expect(heard).toBeGreaterThan(described), { timeout: 10_000, interval: 5 });
       // What was told before may still be on its way, so a few more calls are no surprise; fifty would be.
       const before = heard;
       for (let beat = 0; beat < 50; beat += 1) await registry.describe(lease, { model: `m${model}` }, now + beat);

@@ -1,0 +1,286 @@
+import { type Clock, systemClock } from "../clock.ts";
+import { KvatlasError } from "../errors.ts";
+import type { ScopeSpec } from "../hashing/key-scheme.ts";
+import type { RedisKeys } from "../index/redis-keys.ts";
+import type { RedisCommand, RedisConnection, RedisReply } from "../redis.ts";
+import { redisError } from "../redis-error.ts";
+import { readScript, runScript } from "../redis-scripts.ts";
+import type { EndpointId, ScopeId } from "../types.ts";
+import { FORGET_INSTANCES_MS, sumInflight } from "./endpoint-defaults.ts";
+import {
+  inflightFromFields,
+  inflightToText,
+  loadFromText,
+  metaFromFields,
+  metaToFields,
+  type ScopeRecord,
+  scopeFromText,
+  scopeToText,
+  stateFromFields,
+} from "./endpoint-fields.ts";
+import type {
+  EndpointLoad,
+  EndpointMeta,
+  EndpointRecord,
+  EndpointRegistry,
+  EndpointState,
+  Inflight,
+  InstanceRole,
+  Lease,
+} from "./endpoint-registry.ts";
+
+export interface RedisRegistryDeps {
+  readonly connection: RedisConnection;
+  readonly keys: RedisKeys;
+  /** For dates that people read. @defaultValue the system's */
+  readonly clock?: Clock;
+}
+
+export interface RedisRegistryOptions {
+  /** Shards of scopes registered from now on: 1 on a single Redis, 16 on a cluster. @defaultValue 1 */
+  readonly shards?: number;
+}
+
+/** Fields per command where a list may be long: keeps Redis responsive. */
+const FIELDS_PER_COMMAND = 1_000;
+
+/** Tries at a higher incarnation number when Redis has lost the latest numbers. */
+const MAX_INCARNATION_TRIES = 100;
+
+/** The registry in Redis; docs/redis-schema.md shows it from the outside. Does not own its connection. */
+export function createRedisEndpointRegistry(deps: RedisRegistryDeps, options: RedisRegistryOptions = {}): EndpointRegistry {
+  return new RedisEndpointRegistry(deps, options);
+}
+
+class RedisEndpointRegistry implements EndpointRegistry {
+  readonly #connection: RedisConnection;
+  readonly #keys: RedisKeys;
+  readonly #clock: Clock;
+  readonly #shards: number;
+  readonly #stops = new Set<() => void>();
+  readonly #scripts = {
+    acquire: readScript("acquire-2"),
+    renew: readScript("renew-2"),
+    describe: readScript("describe-1"),
+    incarnate: readScript("incarnate-1"),
+  };
+
+  constructor(deps: RedisRegistryDeps, options: RedisRegistryOptions) {
+    this.#connection = deps.connection;
+    this.#keys = deps.keys;
+    this.#clock = deps.clock ?? systemClock;
+    this.#shards = options.shards ?? 1;
+  }
+
+  async beat(role: InstanceRole, instanceId: string, nowMs: number): Promise<void> {
+    const key = this.#instancesKey(role);
+    await this.#send([
+      ["zadd", key, nowMs, instanceId],
+      ["zremrangebyscore", key, "-inf", nowMs - FORGET_INSTANCES_MS],
+    ]);
+  }
+
+  async instances(role: InstanceRole, nowMs: number, ttlMs: number): Promise<readonly string[]> {
+    const [ids] = await this.#send([["zrangebyscore", this.#instancesKey(role), `(${nowMs - ttlMs}`, "+inf"]]);
+    return (ids as string[]).sort();
+  }
+
+  async leave(role: InstanceRole, instanceId: string): Promise<void> {
+    await this.#send([["zrem", this.#instancesKey(role), instanceId]]);
+  }
+
+  async acquire(endpoint: EndpointId, owner: string, ttlMs: number): Promise<Lease | null> {
+    const fence = await this.#run("acquire", [this.#keys.lease(endpoint), this.#keys.meta(endpoint)], [owner, ttlMs]);
+    if (typeof fence !== "string") return null;
+    await this.#announce(endpoint);
+    return { endpoint, owner, fence: Number(fence) };
+  }
+
+  async renew(lease: Lease, ttlMs: number): Promise<boolean> {
+    // 0 would give the lease back.
+    return this.#extend(lease, Math.max(1, ttlMs));
+  }
+
+  async release(lease: Lease): Promise<void> {
+    await this.#extend(lease, 0);
+  }
+
+  async describe(lease: Lease, meta: Partial<EndpointMeta>, nowMs: number): Promise<boolean> {
+    const outcome = await this.#run("describe", [this.#keys.meta(lease.endpoint)], [lease.fence, ...metaToFields(meta)]);
+    if (outcome === 0) return false;
+    const beat: RedisCommand = ["zadd", this.#keys.endpoints, "CH", nowMs, lease.endpoint];
+    await this.#send(outcome === 2 ? [beat, ["publish", this.#keys.changes, lease.endpoint]] : [beat]);
+    return true;
+  }
+
+  async startIncarnation(lease: Lease, from: number): Promise<number | null> {
+    const { endpoint } = lease;
+    for (let attempt = 0; attempt < MAX_INCARNATION_TRIES; attempt += 1) {
+      const [next] = await this.#send([["incr", this.#keys.incarnations]]);
+      const incarnation = Number(next);
+      const before = Number(await this.#run("incarnate", [this.#keys.meta(endpoint)], [lease.fence, incarnation, from]));
+      if (before === -1) return null;
+      if (before === -2) continue;
+      await this.#send([
+        ["unlink", this.#keys.engineHashes(endpoint, before)],
+        ["publish", this.#keys.changes, endpoint],
+      ]);
+      return incarnation;
+    }
+    throw new KvatlasError(
+      "KVATLAS_REDIS_UNAVAILABLE",
+      `${this.#keys.incarnations} is far below the incarnation of ${endpoint}: it has been lost or set by hand. Remove the endpoint's meta, or raise the number.`,
+    );
+  }
+
+  async state(endpoint: EndpointId): Promise<EndpointState> {
+    const [fields] = await this.#send([["hgetall", this.#keys.meta(endpoint)]]);
+    return stateFromFields(hashOf(fields));
+  }
+
+  async remove(endpoint: EndpointId): Promise<void> {
+    const { incarnation } = await this.state(endpoint);
+    await this.#send([
+      ["unlink", this.#keys.meta(endpoint), this.#keys.lease(endpoint), this.#keys.engineHashes(endpoint, incarnation)],
+      ["zrem", this.#keys.endpoints, endpoint],
+      ["hdel", this.#keys.load, endpoint],
+      ["publish", this.#keys.changes, endpoint],
+    ]);
+  }
+
+  async endpoints(): Promise<readonly EndpointRecord[]> {
+    const [reply] = await this.#send([["zrange", this.#keys.endpoints, 0, -1, "WITHSCORES"]]);
+    const scored = reply as string[];
+    const beats: { readonly id: EndpointId; readonly heartbeat: number }[] = [];
+    for (let i = 0; i < scored.length; i += 2) beats.push({ id: scored[i] as EndpointId, heartbeat: Number(scored[i + 1]) });
+    const metas = await this.#send(beats.map(({ id }) => ["hgetall", this.#keys.meta(id)]));
+    const records = beats.flatMap(({ id, heartbeat }, i) => {
+      const fields = hashOf(metas[i]);
+      // Gone between the two reads.
+      if (fields.fence === undefined) return [];
+      return [{ id, heartbeat, meta: metaFromFields(fields), state: stateFromFields(fields) }];
+    });
+    return records.sort((left, right) => (left.id < right.id ? -1 : 1));
+  }
+
+  async ensureScope(scope: ScopeId, spec: ScopeSpec): Promise<number> {
+    const text = scopeToText(spec, this.#shards, new Date(this.#clock.now()).toISOString());
+    const [isNew, stored] = await this.#send([
+      ["hsetnx", this.#keys.scopes, scope, text],
+      ["hget", this.#keys.scopes, scope],
+    ]);
+    const record = scopeFromText(String(stored));
+    if (record === null) {
+      throw new KvatlasError(
+        "KVATLAS_REDIS_UNSUITABLE",
+        `${this.#keys.scopes} holds something unreadable for ${scope}: ${String(stored).slice(0, 200)}. Remove the field, or use another redis.keyPrefix.`,
+      );
+    }
+    if (isNew === 1) await this.#announce(scope);
+    return record.shards;
+  }
+
+  async scopes(): Promise<ReadonlyMap<ScopeId, ScopeRecord>> {
+    const [fields] = await this.#send([["hgetall", this.#keys.scopes]]);
+    const scopes = new Map<ScopeId, ScopeRecord>();
+    for (const [id, text] of Object.entries(hashOf(fields))) {
+      const record = scopeFromText(text);
+      if (record !== null) scopes.set(id as ScopeId, record);
+    }
+    return scopes;
+  }
+
+  async setLoad(loads: ReadonlyMap<EndpointId, EndpointLoad>): Promise<void> {
+    if (loads.size === 0) return;
+    await this.#send([["hset", this.#keys.load, ...[...loads].flatMap(([endpoint, load]) => [endpoint, JSON.stringify(load)])]]);
+  }
+
+  async setInflight(routerId: string, inflight: ReadonlyMap<EndpointId, Inflight>, ttlMs: number): Promise<void> {
+    const key = this.#keys.inflight(routerId);
+    const fields = [...inflight].flatMap(([endpoint, work]) => [endpoint, inflightToText(work)]);
+    // One transaction, so that nobody reads the moment in between.
+    await this.#send(
+      fields.length === 0
+        ? [["del", key]]
+        : [["multi"], ["del", key], ["hset", key, ...fields], ["pexpire", key, Math.max(1, Math.ceil(ttlMs))], ["exec"]],
+    );
+  }
+
+  async readLoad(
+    routerIds: readonly string[],
+  ): Promise<{ readonly loads: ReadonlyMap<EndpointId, EndpointLoad>; readonly inflight: ReadonlyMap<EndpointId, Inflight> }> {
+    const [loadFields, ...inflightFields] = await this.#send([
+      ["hgetall", this.#keys.load],
+      ...routerIds.map((id): RedisCommand => ["hgetall", this.#keys.inflight(id)]),
+    ]);
+    const loads = new Map<EndpointId, EndpointLoad>();
+    for (const [endpoint, text] of Object.entries(hashOf(loadFields))) {
+      const load = loadFromText(text);
+      if (load !== null) loads.set(endpoint as EndpointId, load);
+    }
+    return { loads, inflight: sumInflight(inflightFields.map((fields) => inflightFromFields(hashOf(fields)))) };
+  }
+
+  async resolveEngineHashes(endpoint: EndpointId, incarnation: number, hashes: readonly string[]): Promise<readonly (string | null)[]> {
+    const key = this.#keys.engineHashes(endpoint, incarnation);
+    const replies = await this.#send(slices(hashes).map((slice) => ["hmget", key, ...slice]));
+    return replies.flat() as (string | null)[];
+  }
+
+  async saveEngineHashes(endpoint: EndpointId, incarnation: number, pairs: ReadonlyMap<string, string>): Promise<void> {
+    const key = this.#keys.engineHashes(endpoint, incarnation);
+    await this.#send(slices([...pairs]).map((slice) => ["hset", key, ...slice.flat()]));
+  }
+
+  async dropEngineHashes(endpoint: EndpointId, incarnation: number, hashes: readonly string[]): Promise<void> {
+    const key = this.#keys.engineHashes(endpoint, incarnation);
+    await this.#send(slices(hashes).map((slice) => ["hdel", key, ...slice]));
+  }
+
+  onChange(listener: () => void): () => void {
+    const unsubscribe = this.#connection.subscribe(this.#keys.changes, listener);
+    const stop = () => {
+      this.#stops.delete(stop);
+      unsubscribe();
+    };
+    this.#stops.add(stop);
+    return stop;
+  }
+
+  async close(): Promise<void> {
+    for (const stop of [...this.#stops]) stop();
+  }
+
+  #instancesKey(role: InstanceRole): string {
+    return role === "ingester" ? this.#keys.ingesters : this.#keys.routers;
+  }
+
+  async #extend({ endpoint, owner, fence }: Lease, ttlMs: number): Promise<boolean> {
+    return (await this.#run("renew", [this.#keys.lease(endpoint), this.#keys.meta(endpoint)], [owner, fence, ttlMs])) === 1;
+  }
+
+  async #announce(what: EndpointId | ScopeId): Promise<void> {
+    await this.#send([["publish", this.#keys.changes, what]]);
+  }
+
+  async #run(script: "acquire" | "renew" | "describe" | "incarnate", keys: string[], args: (string | number)[]): Promise<RedisReply> {
+    const [reply] = await runScript(this.#connection, this.#scripts[script], [{ keys, args }]);
+    return reply;
+  }
+
+  async #send(commands: readonly RedisCommand[]): Promise<readonly RedisReply[]> {
+    const replies = await this.#connection.send(commands);
+    for (const reply of replies) if (reply instanceof Error) throw redisError(reply);
+    return replies;
+  }
+}
+
+function hashOf(reply: RedisReply): Readonly<Record<string, string>> {
+  return typeof reply === "object" && reply !== null ? (reply as Record<string, string>) : {};
+}
+
+function slices<T>(list: readonly T[]): T[][] {
+  const parts: T[][] = [];
+  for (let from = 0; from < list.length; from += FIELDS_PER_COMMAND) parts.push(list.slice(from, from + FIELDS_PER_COMMAND));
+  return parts;
+}
