@@ -1,0 +1,23 @@
+import { describe, expect, it } from "vitest";
+import { candidateOf } from "./candidate.fixture.ts";
+import { costOf } from "./cost-policy.ts";
+
+const weights = { missFactor: 3, decodeFactor: 1, mediumWeights: { gpu: 1, cpu: 0.8, storage: 0.5, other: 0.5 } };
+
+describe("costOf", () => {
+  it.each([
+    ["an idle endpoint without the prefix: every token is a miss", candidateOf("a"), 1_000, 3_000],
+    ["the prefix is worth its tokens", candidateOf("a", 900), 1_000, 300],
+    ["a queue is worth its uncached tokens", candidateOf("a", 900, { prefillTokens: 500 }), 1_000, 800],
+    ["requests count once, whoever reports them", candidateOf("a", 0, { waiting: 2, running: 3, inflightRequests: 4 }), 0, 5],
+    ["and at least those under way", candidateOf("a", 0, { waiting: 0, running: 1, inflightRequests: 4 }), 0, 4],
+    ["a prompt of unknown length leaves load alone", candidateOf("a", 0, { prefillTokens: 7, inflightRequests: 1 }), 0, 8],
+  ])("%s", (_name, candidate, promptTokens, cost) => {
+    expect(costOf(candidate, promptTokens, weights)).toBe(cost);
+  });
+
+  it("weighs tokens by their medium", () => {
+    const candidate = { ...candidateOf("a"), byMedium: { gpu: 100, cpu: 100, storage: 100 } };
+    expect(costOf(candidate, 300, weights)).toBeCloseTo(3 * (300 - 100 - 80 - 50));
+  });
+});
