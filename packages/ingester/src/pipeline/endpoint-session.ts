@@ -1,5 +1,6 @@
 import type { Clock } from "@kvatlas/shared/clock";
 import { isKvatlasError } from "@kvatlas/shared/errors";
+import { decodeEventBatch } from "@kvatlas/shared/events/vllm-decoder";
 import type { BlockIndex } from "@kvatlas/shared/index/block-index";
 import type { Logger } from "@kvatlas/shared/logger";
 import type { EndpointMeta, EndpointRegistry, Lease } from "@kvatlas/shared/registry/endpoint-registry";
@@ -270,7 +271,7 @@ export class EndpointSession {
   /** Afterwards everything below `seq` has been taken in or given up. */
   async #fillGap(seq: number): Promise<void> {
     const live = this.#live;
-    const outcome = this.#applier.isPristine && this.#isCaughtUp ? null : await this.#catchUp("live");
+    const outcome = await this.#catchUp("live");
     // Another run was found, and with it another position; the frame is of that run.
     if (this.#live !== live) this.#live = seq;
     if (this.#applied < seq - 1) await this.#giveUp(seq, outcome === null ? "no replay" : "replay silent");
@@ -284,7 +285,8 @@ export class EndpointSession {
   }
 
   #isOfAnotherRun(frame: EngineFrame): boolean {
-    const timestampSeconds = peekTimestamp(frame.payload);
+    if (this.#mark === null || frame.seq > this.#mark.seq) return false;
+    const timestampSeconds = peekTimestamp(frame.payload) ?? decodedTimestamp(frame.payload);
     return timestampSeconds !== null && isOfAnotherRun(this.#mark, { seq: frame.seq, timestampSeconds });
   }
 
@@ -403,5 +405,14 @@ export class EndpointSession {
       // Without a further live batch nobody would notice what is still missing.
       if (this.#applier.incarnation === incarnation && this.#applied < takenIn) await this.#giveUp(takenIn + 1, "replay silent");
     }
+  }
+}
+
+function decodedTimestamp(payload: Uint8Array): number | null {
+  try {
+    return decodeEventBatch(payload).timestampSeconds;
+  } catch (error) {
+    if (isKvatlasError(error)) return null;
+    throw error;
   }
 }
