@@ -1,10 +1,11 @@
-import { createLocalPromptEncoder } from "@kvatlas/shared/tokenization/local-prompt-encoder";
+import { once } from "node:events";
+import { isKvatlasError } from "@kvatlas/shared/errors";
 import { usageError } from "../args.ts";
 import type { Command, CommandContext } from "../command.ts";
 import { readRecording } from "../recording/read-recording.ts";
+import { RecordedTokenizer } from "../recording/recorded-tokenizer.ts";
 import { reportText } from "../recording/report-table.ts";
 import { isSystemError } from "../recording/system-error.ts";
-import { tokenizerPackageOf } from "../recording/tokenizer-package.ts";
 import { verifyRecording } from "../recording/verify-recording.ts";
 
 export const verifyCommand: Command = {
@@ -31,22 +32,25 @@ export const verifyCommand: Command = {
 
 async function verify({ args, stdout, signal }: CommandContext): Promise<number> {
   const directory = args.string("tokenizer");
-  const encoder = directory === undefined ? undefined : createLocalPromptEncoder({ directory });
-  const tokenizerPackage = directory === undefined ? null : await tokenizerPackageOf(directory);
+  const options = directory === undefined ? {} : { tokenizer: await loadTokenizer(directory) };
   let hasProblems = false;
-  try {
-    for (const file of args.positionals) {
-      if (signal.aborted) return 1;
-      const recording = await readRecording(file).catch((error: unknown) => {
-        throw isSystemError(error) ? usageError(`cannot read ${file}: ${error.message}.`) : error;
-      });
-      const options = encoder === undefined ? {} : { tokenizer: { encoder, packageName: tokenizerPackage } };
-      const report = await verifyRecording(file, recording, options);
-      hasProblems ||= report.problems.length > 0;
-      stdout.write(args.flag("json") ? `${JSON.stringify(report)}\n` : reportText(report));
-    }
-  } finally {
-    await encoder?.close();
+  for (const file of args.positionals) {
+    if (signal.aborted) return 1;
+    const recording = await readRecording(file).catch((error: unknown) => {
+      throw isSystemError(error) ? usageError(`cannot read ${file}: ${error.message}.`) : error;
+    });
+    const report = await verifyRecording(file, recording, options);
+    hasProblems ||= report.problems.length > 0;
+    const text = args.flag("json") ? `${JSON.stringify(report)}\n` : reportText(report);
+    if (!stdout.write(text)) await once(stdout, "drain");
   }
   return hasProblems ? 1 : 0;
+}
+
+async function loadTokenizer(directory: string): Promise<RecordedTokenizer> {
+  try {
+    return await RecordedTokenizer.load(directory);
+  } catch (error) {
+    throw isKvatlasError(error) ? usageError(`--tokenizer ${directory}: ${error.message}`) : error;
+  }
 }

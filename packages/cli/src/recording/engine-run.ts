@@ -82,7 +82,6 @@ export function collectRuns(recording: Recording, report: ReportBuilder): readon
       case "request": {
         const exchange = { request: line, response: null };
         runOf(line.engine).exchanges.push(exchange);
-        if (pending.has(line.id)) report.skip("request id used twice");
         pending.set(line.id, exchange);
         break;
       }
@@ -176,9 +175,15 @@ function isOf(publishers: ReadonlyMap<string, ReadonlySet<string>>, publisher: s
   return publisher === engine || publishers.get(publisher)?.has(engine) === true;
 }
 
-/** Paths of LoRA adapters by name, as `/v1/models` shows them or load calls name them: 0.31+ hashes the path, events name the adapter alone. */
-export function loraPathsOf(http: readonly HttpLine[]): ReadonlyMap<string, string> {
+/** Paths of LoRA adapters by name: 0.31+ hashes the path, events name the adapter alone. Arguments, `/v1/models` and load calls tell it. */
+export function loraPathsOf({ meta, http }: Pick<EngineRun, "meta" | "http">): ReadonlyMap<string, string> {
   const paths = new Map<string, string>();
+  const args = meta?.args ?? [];
+  for (const arg of args.slice(args.indexOf("--lora-modules") + 1)) {
+    const [name, path] = arg.startsWith("--") || !args.includes("--lora-modules") ? [] : arg.split(/=(.*)/s, 2);
+    if (name === undefined || path === undefined) break;
+    paths.set(name, path);
+  }
   for (const { path, request, status, body } of http) {
     if (status !== 200) continue;
     if (

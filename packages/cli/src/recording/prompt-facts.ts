@@ -17,8 +17,8 @@ export type PromptFacts = CheckablePrompt | { readonly skip: string };
 export interface EngineFacts {
   /** Adapter name -> path. */
   readonly loraPaths: ReadonlyMap<string, string>;
-  /** Names under which the engine serves its base model. */
-  readonly baseModels: ReadonlySet<string>;
+  /** Whether a request's model name is an adapter's. */
+  readonly isAdapter: (model: string) => boolean;
   /** Null details mean no hit, because other answers of this engine have them or its arguments ask for them. */
   readonly reportsCachedTokens: boolean;
 }
@@ -47,7 +47,7 @@ export function promptFacts(
   const cachedTokens = facts.cachedTokens ?? 0;
   const { model, cacheSalt } = parsed;
   const path = model === null ? undefined : engine.loraPaths.get(model);
-  const isAdapter = model !== null && (path !== undefined || (engine.baseModels.size > 0 && !engine.baseModels.has(model)));
+  const isAdapter = model !== null && engine.isAdapter(model);
   return {
     tokenIds,
     cachedTokens,

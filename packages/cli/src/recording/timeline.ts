@@ -48,8 +48,8 @@ export function endOf({ response }: Exchange): number {
   return response?.atMs ?? Number.POSITIVE_INFINITY;
 }
 
-/** Calls after which the engine has forgotten its cache but says so only with its next batch (vLLM 0.10 to 0.33). */
-const forgettingCalls = new Set(["/reset_prefix_cache", "/sleep", "/release_kv_cache_memory"]);
+/** Calls after which the engine may have forgotten its cache, which it says only with its next batch (vLLM 0.10 to 0.33). */
+const forgettingCalls = new Set(["/reset_prefix_cache", "/sleep", "/release_kv_cache_memory", "/pause"]);
 
 /** When the engine dropped its cache on request. */
 export function resetsOf({ http }: EngineRun): readonly number[] {

