@@ -158,10 +158,12 @@ describe("native block hashes with extras", () => {
     expect(keysOf(native("sha256_cbor", "0"), tokens(48), { lookaheadTokens: 1 })).toHaveLength(2);
   });
 
-  it("refuses the tagged form without the adapter's path", () => {
-    expect(() => keysOf(native("sha256", "0"), tokens(16), {}, { lora: { name: "my-lora" } })).toThrowError(
-      expect.objectContaining({ code: "KVATLAS_REQUEST_INVALID", message: expect.stringContaining("my-lora") }),
-    );
+  it("has no keys for the tagged form without the adapter's path", () => {
+    const hasher = createBlockHasher({ scheme: native("sha256", "0"), blockSizeTokens: 16, model: "m", extrasForm: "tagged" });
+    const pathless = hasher.chain(tokens(48), { lora: { name: "my-lora" } });
+    expect(pathless).toEqual({ keys: [], end: { blocks: 0, parent: expect.any(String) } });
+    expect(keysOf(native("sha256", "0"), tokens(48), { extrasForm: "offset" }, { lora: { name: "my-lora" } })).toHaveLength(3);
+    expect(keysOf({ kind: "content", seed: "" }, tokens(48), {}, { lora: { name: "my-lora" } })).toHaveLength(3);
   });
 });
 

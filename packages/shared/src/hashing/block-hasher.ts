@@ -2,7 +2,7 @@ import { KvatlasError } from "../errors.ts";
 import type { BlockKey } from "../types.ts";
 import { createBlockDigest, keyOfDigest } from "./block-digest.ts";
 import type { ExtrasForm, KeyScheme } from "./key-scheme.ts";
-import { extrasOfBlock } from "./request-extras.ts";
+import { extrasOfBlock, lacksKnowledge } from "./request-extras.ts";
 
 /** One multimodal item of a prompt, in prompt order. */
 export interface MediaItem {
@@ -57,7 +57,9 @@ export interface BlockHasher {
    * Keys of every full block of `tokenIds` from `from.blocks` on (from 0 when absent). A prompt of n tokens has floor((n-L)/B) keys, L = lookahead.
    * `tokenIds` is always the whole prompt; media offsets are positions in it.
    *
-   * @throws KVATLAS_REQUEST_INVALID a token id is not in 0..2^32-1, or the tagged form lacks the path of the LoRA adapter
+   * Where the form is `tagged` and the path of the LoRA adapter is not known, no key can be computed and there are none.
+   *
+   * @throws KVATLAS_REQUEST_INVALID a token id is not in 0..2^32-1
    */
   chain(tokenIds: ArrayLike<number>, extras?: KeyExtras, from?: ChainState): KeyChain;
 }
@@ -84,6 +86,7 @@ export function createBlockHasher(options: BlockHasherOptions): BlockHasher {
       const keys: BlockKey[] = [];
       const blocks = Math.max(0, Math.floor((tokenIds.length - lookaheadTokens) / blockSizeTokens));
       const first = from?.blocks ?? 0;
+      if (lacksKnowledge(extras, form)) return { keys, end: from ?? { blocks: 0, parent: digest.root(null) } };
       let parent = from?.parent ?? digest.root(extras?.lora?.name ?? null);
       for (let block = first; block < blocks; block++) {
         const start = block * blockSizeTokens;

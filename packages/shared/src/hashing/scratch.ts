@@ -1,7 +1,5 @@
 /** Longest block whose view is kept; longer ones are rare and pay for a fresh view. */
 const maxKeptView = 2048;
-const valueOfDigit = new Uint8Array(128);
-for (let value = 0; value < 16; value++) valueOfDigit[value.toString(16).charCodeAt(0)] = value;
 
 /** A buffer that grows to the largest block seen and keeps one view per length, because making a view costs as much as encoding a block. */
 export class Scratch {
@@ -31,7 +29,10 @@ export class Scratch {
 export function writeHex(buffer: Buffer, at: number, digits: string): number {
   let end = at;
   for (let i = 0; i < digits.length; i += 2) {
-    buffer[end++] = ((valueOfDigit[digits.charCodeAt(i)] ?? 0) << 4) | (valueOfDigit[digits.charCodeAt(i + 1)] ?? 0);
+    const high = digits.charCodeAt(i);
+    const low = digits.charCodeAt(i + 1);
+    // "0".."9" have their value in the low four bits; "a".."f" lack nine, and are the ones with bit 6 set.
+    buffer[end++] = (((high & 15) + (high >>> 6) * 9) << 4) | ((low & 15) + (low >>> 6) * 9);
   }
   return end;
 }
