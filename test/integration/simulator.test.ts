@@ -210,6 +210,7 @@ describe("simulator", () => {
     expect(await refused({ prompt: [1], cache_salt: "a/b" })).toMatchObject({ status: 400 });
     expect(await refused({ prompt: "text" })).toMatchObject({ status: 501 });
     expect(await refused({ prompt: prompt(1000) })).toMatchObject({ status: 413 });
+    expect(await refused({ prompt: prompt(200_000) })).toMatchObject({ status: 413 });
     expect(await refused({ prompt: [1] }, { "x-data-parallel-rank": "1" })).toMatchObject({ status: 400 });
     expect((await fetch(`${simulator.url}/nowhere`)).status).toBe(404);
   });
@@ -290,7 +291,7 @@ describe("simulator", () => {
     // Without a seed the hashes of a new process are new.
     expect(Object.keys(simulator.blocks()[0]?.hashes ?? {}).filter((hash) => hashesBefore.includes(hash))).toEqual([]);
 
-    await post(simulator, "/sim/faults", { restart: { reopenSockets: true } });
+    await simulator.applyFaults({ restart: { reopenSockets: true } });
     const { frames, ended } = await replayFrames(simulator.replayEndpoint ?? "", 0);
     expect([frames.length, ended]).toEqual([1, true]);
   });
@@ -325,6 +326,44 @@ describe("simulator", () => {
     await post(simulator, "/sim/faults", { failNext: { status: 503, count: 1 } });
     expect((await post(simulator, "/v1/completions", { prompt: [1] })).status).toBe(503);
     expect((await post(simulator, "/v1/completions", { prompt: [1] })).status).toBe(200);
+  });
+
+  it("sends whole digests as bytes that name the same blocks", async () => {
+    const int = await simulate({ loraAdapters: [{ name: "law", path: "/adapters/law" }] });
+    const bytes = await simulate({ loraAdapters: [{ name: "law", path: "/adapters/law" }], bytesHashes: true });
+    for (const simulator of [int, bytes])
+      await complete(simulator, { model: "law", prompt: prompt(100), max_tokens: 20, ignore_eos: true });
+    await bytes.drained();
+    expect(bytes.blocks()[0]?.hashes).toEqual(int.blocks()[0]?.hashes);
+    const { frames } = await replayFrames(bytes.replayEndpoint ?? "", 0);
+    const [event] = decodeEventBatch(frames[0]?.at(-1) ?? Buffer.alloc(0)).events;
+    expect(event?.kind === "stored" && event.hashes.every((hash) => hash in (int.blocks()[0]?.hashes ?? {}))).toBe(true);
+    expect(frames[0]?.at(-1)?.includes(Buffer.from([0xc4, 32]))).toBe(true);
+  });
+
+  it("survives what is not HTTP as it should be", async () => {
+    const simulator = await simulate();
+    const bodies = [
+      "",
+      "{",
+      "[]",
+      "null",
+      '{"prompt":',
+      '{"prompt":{}}',
+      '{"prompt":[[]]}',
+      '{"prompt":[1],"n":1e9}',
+      '{"prompt":[1],"max_tokens":-1}',
+      '{"prompt":[1.5]}',
+      '{"prompt":[4294967296]}',
+    ];
+    for (const body of bodies) {
+      const response = await fetch(`${simulator.url}/v1/completions`, { method: "POST", body });
+      expect([400, 501]).toContain(response.status);
+      expect(await response.json()).toHaveProperty("error.message");
+    }
+    const broken = await fetch(`${simulator.url}/v1/completions`, { method: "POST", body: new Uint8Array([0xff, 0xfe, 0x22]) });
+    expect(broken.status).toBe(400);
+    expect((await complete(simulator, { prompt: prompt(20), max_tokens: 1 })).usage.prompt_tokens).toBe(20);
   });
 
   it("runs data-parallel ranks behind one port, each with its own events", async () => {

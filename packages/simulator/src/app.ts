@@ -6,6 +6,7 @@ import { listenOn, parseHostPort } from "@kvatlas/shared/listen";
 import { type Logger, silentLogger } from "@kvatlas/shared/logger";
 import { type Schedule, systemSchedule } from "./engine/engine.ts";
 import { bindsEndpoint, offsetEndpoint } from "./events/endpoint.ts";
+import { applyFaults } from "./http/control-routes.ts";
 import { createOpenAiServer } from "./http/openai-server.ts";
 import { type ResolvedOptions, resolveOptions, type SimulatorOptions, simulatorDefaults } from "./options.ts";
 import type { PoolDump } from "./rank.ts";
@@ -49,7 +50,13 @@ export interface Simulator extends Component {
   load(): { readonly running: number; readonly waiting: number };
   /** Resolves when every batch so far has been handed to ZMQ. */
   drained(): Promise<void>;
-  /** The process behind the addresses, for faults. */
+  /**
+   * Switches faults, with the fields of `POST /sim/faults`, e.g. `{drop: 3}` or `{restart: {reopenSockets: true}}`.
+   *
+   * @throws ApiError an unknown field or a wrong value
+   */
+  applyFaults(faults: Readonly<Record<string, unknown>>): Promise<void>;
+  /** The process behind the addresses. */
   readonly replica: Replica;
 }
 
@@ -134,6 +141,7 @@ export function createSimulator(deps: SimulatorDeps, options: SimulatorOptions =
       };
     },
     drained: () => running().drained(),
+    applyFaults: (faults) => applyFaults(running(), faults),
     start: () => {
       starting ??= open();
       return starting;

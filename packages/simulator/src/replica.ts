@@ -146,7 +146,7 @@ export class Replica {
     this.#sleepLevel = level;
     for (const rank of this.ranks) {
       rank.engine.hold("sleep", true);
-      rank.engine.loseAll("the engine went to sleep");
+      rank.engine.loseAll("sleep");
       rank.engine.reset();
     }
   }

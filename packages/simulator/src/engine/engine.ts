@@ -11,12 +11,15 @@ export interface EventSink {
   whenRoom(): Promise<void>;
 }
 
+/** `sleep` ends requests in good order; the others are a process that goes away. */
+export type LossReason = "restart" | "sleep" | "shutdown";
+
 /** Told about one sequence, always outside of scheduler calls. */
 export interface SequenceListener {
   /** A token has been sampled; `sequence.status` is `finished` with the last one. */
   onToken(sequence: Sequence): void;
-  /** The engine has dropped the sequence: restart, or sleep. */
-  onLost(reason: string): void;
+  /** The engine has dropped the sequence. */
+  onLost(reason: LossReason): void;
 }
 
 /** Told about what happened, for metrics. */
@@ -126,7 +129,7 @@ export class Engine {
   }
 
   /** Ends every sequence, telling its listener. */
-  loseAll(reason: string): void {
+  loseAll(reason: LossReason): void {
     for (const [sequence, { listener }] of [...this.#entries]) {
       this.abort(sequence);
       listener.onLost(reason);
@@ -135,7 +138,7 @@ export class Engine {
 
   /** As a new process: every sequence lost, empty pool, counters at zero. */
   restart(): void {
-    this.loseAll("the engine restarted");
+    this.loseAll("restart");
     this.#generation += 1;
     this.#cancelStep?.();
     this.#cancelStep = null;
@@ -146,7 +149,7 @@ export class Engine {
 
   close(): void {
     this.#held.add("closed");
-    this.loseAll("the engine is shutting down");
+    this.loseAll("shutdown");
     this.#cancelStep?.();
   }
 

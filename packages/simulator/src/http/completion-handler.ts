@@ -4,6 +4,7 @@ import type { Clock } from "@kvatlas/shared/clock";
 import { isKvatlasError } from "@kvatlas/shared/errors";
 import type { PromptEncoder, PromptRequest } from "@kvatlas/shared/tokenization/prompt-encoder";
 import { planAnswer } from "../engine/answer.ts";
+import type { LossReason } from "../engine/engine.ts";
 import type { Sequence } from "../engine/sequence.ts";
 import type { Rank } from "../rank.ts";
 import type { Replica } from "../replica.ts";
@@ -19,7 +20,7 @@ import {
   usageChunk,
   usageOf,
 } from "./completion-shapes.ts";
-import { ApiError, errorBody, parseObject, sendJson } from "./http-io.ts";
+import { ApiError, parseObject, sendJson } from "./http-io.ts";
 
 export interface CompletionDeps {
   readonly replica: Replica;
@@ -228,14 +229,19 @@ class CompletionRun {
     this.#response.end("data: [DONE]\n\n");
   }
 
-  /** A process that goes away closes the connection; there is no error body. */
-  #lose(_reason: string): void {
+  /** An engine that goes to sleep ends what runs with `abort`; a process that goes away closes the connection without a word. */
+  #lose(reason: LossReason): void {
+    if (this.#isOver) return;
     this.abort();
-    this.#response.destroy();
+    if (reason !== "sleep") {
+      this.#response.destroy();
+      return;
+    }
+    for (const state of this.#states) {
+      if (state.finishReason !== null) continue;
+      state.finishReason = "abort";
+      if (this.#call.stream) this.#writeChunk(state, "", [], state.tokenIds.length === 0);
+    }
+    this.#finish();
   }
-}
-
-/** An error after the first byte of a stream. */
-export function writeStreamError(response: ServerResponse, error: ApiError): void {
-  response.end(`data: ${JSON.stringify(errorBody(error))}\n\ndata: [DONE]\n\n`);
 }

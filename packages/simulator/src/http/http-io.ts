@@ -47,7 +47,8 @@ export function sendText(response: ServerResponse, status: number, contentType: 
 export async function readBody(request: IncomingMessage, maxBytes: number): Promise<string> {
   const chunks: Buffer[] = [];
   let size = 0;
-  for await (const chunk of request as AsyncIterable<Buffer>) {
+  // The connection stays open when reading ends early, so that the refusal still reaches the client.
+  for await (const chunk of request.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
     size += chunk.length;
     if (size > maxBytes) throw new ApiError(413, `The request body is larger than ${maxBytes} bytes.`);
     chunks.push(chunk);

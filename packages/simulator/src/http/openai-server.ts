@@ -11,18 +11,23 @@ export type OpenAiServerDeps = CompletionDeps & { readonly logger: Logger };
 export function createOpenAiServer(deps: OpenAiServerDeps): Server {
   const server = createServer((request, response) => {
     answer(deps, request, response).catch((error: unknown) => {
+      // The client went away: nobody is there to tell.
+      if (response.destroyed) return;
       const known = error instanceof ApiError ? error : new ApiError(500, "Internal server error");
       if (!(error instanceof ApiError)) deps.logger.error({ err: error, path: request.url }, "request failed");
       if (response.headersSent) response.destroy();
       else {
-        // What is left of the body is not read: the connection cannot be used again.
-        if (known.status === 413) response.setHeader("connection", "close");
+        if (known.status === 413) {
+          // What is left of the body is thrown away, and the connection cannot be used again.
+          response.setHeader("connection", "close");
+          request.resume();
+        }
         sendJson(response, known.status, errorBody(known));
       }
     });
   });
-  // Streams of long answers and queued requests have no time limit, as in vLLM; uvicorn keeps idle connections for 5 s.
-  server.requestTimeout = 0;
+  // Time to receive a request; answers have no limit. Idle connections are kept for 5 s, as uvicorn does.
+  server.requestTimeout = 300_000;
   server.headersTimeout = 10_000;
   server.keepAliveTimeout = 5_000;
   return server;
