@@ -11,6 +11,7 @@ import {
   parseEntry,
   parseHolderField,
   parsePosition,
+  scopeTag,
   shardOf,
 } from "./redis-keys.ts";
 
@@ -31,9 +32,9 @@ describe("names", () => {
       keys.inflight("r1"),
     ]).toMatchInlineSnapshot(`
       [
-        "kva:{qwen.b16.3}:b:00ff00ff00ff00ff",
-        "kva:{qwen.b16.3}:seq",
-        "kva:{qwen.b16.*}:b:*",
+        "kva:{cx56.3}:00ff00ff00ff00ff",
+        "kva:{cx56.3}:seq",
+        "kva:{cx56.*}:[0-9a-f]*",
         "kva:ep:{10.0.0.5:8000/1}:meta",
         "kva:ep:{10.0.0.5:8000/1}:lease",
         "kva:ep:{10.0.0.5:8000/1}:keys:7",
@@ -48,6 +49,14 @@ describe("names", () => {
     expect(holderField(endpoint, 2)).toBe("10.0.0.5:8000/1#2");
     expect(parseHolderField("10.0.0.5:8000/1#2")).toEqual({ endpoint, group: 2 });
     expect(parseHolderField("[::1]:8000")).toEqual({ endpoint: "[::1]:8000", group: 0 });
+  });
+});
+
+describe("scope tags", () => {
+  it("are short, so that a block's key fits 32 bytes of Redis with its header and terminator", () => {
+    expect(scopeTag(scope)).toMatch(/^[0-9a-z]{4}$/);
+    expect(scopeTag("other" as ScopeId)).not.toBe(scopeTag(scope));
+    expect(keys.block(scope, 15, key)).toHaveLength(30);
   });
 });
 

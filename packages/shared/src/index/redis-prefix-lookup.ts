@@ -23,7 +23,8 @@ class ChainReader {
   readonly query: PrefixQuery;
   readonly seqKey: string;
   readonly #shards: number;
-  readonly #keys: RedisKeys;
+  /** What precedes the block key in a key of each shard. */
+  readonly #prefixes: readonly string[];
   /** Incarnation of every live endpoint, as entries of it begin (`7:`). */
   readonly #live = new Map<EndpointId, string>();
   /** By position; undefined where nothing has been read. */
@@ -31,8 +32,8 @@ class ChainReader {
 
   constructor(query: PrefixQuery, keys: RedisKeys, shards: number) {
     this.query = query;
-    this.#keys = keys;
     this.#shards = shards;
+    this.#prefixes = Array.from({ length: shards }, (_, shard) => keys.blockPrefix(query.scope, shard));
     // Filled with holes on purpose: positions are written at random.
     this.#blocks = new Array<Hash | undefined>(query.keys.length);
     const [first] = query.keys;
@@ -63,7 +64,7 @@ class ChainReader {
   readCommand(position: number): RedisCommand {
     const key = this.query.keys[position];
     if (key === undefined) throw new RangeError(`position ${position} of ${this.query.keys.length}`);
-    return ["hgetall", this.#keys.block(this.query.scope, shardOf(key, this.#shards), key)];
+    return ["hgetall", (this.#prefixes[shardOf(key, this.#shards)] ?? "") + key];
   }
 
   get endpoints(): Iterable<EndpointId> {

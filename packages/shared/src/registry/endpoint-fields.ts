@@ -1,4 +1,5 @@
 import { type ExtrasForm, hashAlgorithms, type ScopeSpec } from "../hashing/key-scheme.ts";
+import { scopeTag } from "../index/redis-keys.ts";
 import type { CacheGroup, EndpointId, ScopeId } from "../types.ts";
 import { emptyMeta } from "./endpoint-defaults.ts";
 import type { EndpointLoad, EndpointMeta, EndpointState, Inflight } from "./endpoint-registry.ts";
@@ -85,8 +86,9 @@ export interface ScopeRecord extends ScopeSpec {
 /** Of the layout of keys and values; raised when an older reader would misread a newer one. */
 export const SCHEMA_VERSION = 1;
 
-export function scopeToText(spec: ScopeSpec, shards: number, createdAt: string): string {
+export function scopeToText(scope: ScopeId, spec: ScopeSpec, shards: number, createdAt: string): string {
   return JSON.stringify({
+    tag: scopeTag(scope),
     model: spec.model,
     blockSize: spec.blockSizeTokens,
     scheme: spec.scheme.kind === "native" ? spec.scheme.algorithm : "content",

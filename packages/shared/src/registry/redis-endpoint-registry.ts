@@ -1,7 +1,7 @@
 import { type Clock, systemClock } from "../clock.ts";
 import { KvatlasError } from "../errors.ts";
 import type { ScopeSpec } from "../hashing/key-scheme.ts";
-import type { RedisKeys } from "../index/redis-keys.ts";
+import { type RedisKeys, scopeTag } from "../index/redis-keys.ts";
 import type { RedisCommand, RedisConnection, RedisReply } from "../redis.ts";
 import { redisError } from "../redis-error.ts";
 import { readScript, runScript } from "../redis-scripts.ts";
@@ -164,16 +164,25 @@ class RedisEndpointRegistry implements EndpointRegistry {
   }
 
   async ensureScope(scope: ScopeId, spec: ScopeSpec): Promise<number> {
-    const text = scopeToText(spec, this.#shards, new Date(this.#clock.now()).toISOString());
-    const [isNew, stored] = await this.#send([
+    const text = scopeToText(scope, spec, this.#shards, new Date(this.#clock.now()).toISOString());
+    const [isNew, reply] = await this.#send([
       ["hsetnx", this.#keys.scopes, scope, text],
-      ["hget", this.#keys.scopes, scope],
+      ["hgetall", this.#keys.scopes],
     ]);
-    const record = scopeFromText(String(stored));
+    const stored = hashOf(reply);
+    const other = Object.keys(stored).find((id) => id !== scope && scopeTag(id as ScopeId) === scopeTag(scope));
+    if (other !== undefined) {
+      if (isNew === 1) await this.#send([["hdel", this.#keys.scopes, scope]]);
+      throw new KvatlasError(
+        "KVATLAS_REDIS_UNSUITABLE",
+        `Scopes ${scope} and ${other} have the same tag ${scopeTag(scope)} in Redis. Give the pools of one of them another redis.keyPrefix.`,
+      );
+    }
+    const record = scopeFromText(stored[scope] ?? "");
     if (record === null) {
       throw new KvatlasError(
         "KVATLAS_REDIS_UNSUITABLE",
-        `${this.#keys.scopes} holds something unreadable for ${scope}: ${String(stored).slice(0, 200)}. Remove the field, or use another redis.keyPrefix.`,
+        `${this.#keys.scopes} holds something unreadable for ${scope}: ${(stored[scope] ?? "").slice(0, 200)}. Remove the field, or use another redis.keyPrefix.`,
       );
     }
     if (isNew === 1) await this.#announce(scope);
