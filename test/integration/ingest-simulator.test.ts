@@ -1,0 +1,208 @@
+import { createBlockHasher } from "@kvatlas/shared/hashing/block-hasher";
+import type { BlockKey, EndpointId } from "@kvatlas/shared/types";
+import { createSimulator, type Simulator, type SimulatorOptions } from "@kvatlas/simulator/app";
+import { afterEach, describe, expect, it } from "vitest";
+import { eventually } from "../support/eventually.ts";
+import { heldBy, memoryStore, recordOf, startTestIngester, type TestIngester, type TestStore, testConfig } from "../support/ingest-rig.ts";
+
+const model = "sim";
+const cleanups: (() => Promise<unknown>)[] = [];
+
+afterEach(async () => {
+  for (const cleanup of cleanups.splice(0).reverse()) await cleanup();
+});
+
+async function simulate(options: SimulatorOptions = {}): Promise<Simulator> {
+  const simulator = createSimulator({}, { model, seed: "42", speed: 200, ...options });
+  cleanups.push(() => simulator.close());
+  await simulator.start();
+  return simulator;
+}
+
+async function ingest(store: TestStore, simulators: readonly Simulator[], instanceId = "a"): Promise<TestIngester> {
+  const endpoints = {
+    static: simulators.map((simulator) => ({
+      address: simulator.address,
+      events: (simulator.eventsEndpoint ?? "").replace("*", "127.0.0.1"),
+      dataParallelSize: simulator.publishers.length,
+      // The replay address is asked from the replica.
+    })),
+  };
+  const rig = await startTestIngester(store, testConfig([{ name: "p", model, endpoints }]), instanceId);
+  cleanups.push(() => rig.ingester.close());
+  return rig;
+}
+
+async function complete(simulator: Simulator, tokens: readonly number[], headers: Readonly<Record<string, string>> = {}): Promise<void> {
+  const response = await fetch(`${simulator.url}/v1/completions`, {
+    method: "POST",
+    headers: { "content-type": "application/json", ...headers },
+    body: JSON.stringify({ model, prompt: tokens, max_tokens: 20 }),
+  });
+  expect(response.status).toBe(200);
+  await response.text();
+}
+
+const prompt = (start: number, length: number): number[] => Array.from({ length }, (_, i) => start + i);
+
+/** The index holds exactly what the engine holds, copies counted, over every hash that was ever seen. */
+async function expectEqualToTruth(store: TestStore, simulator: Simulator, everSeen: Set<string>): Promise<void> {
+  await simulator.drained();
+  for (const dump of simulator.blocks()) {
+    const endpoint = dump.rank === 0 ? simulator.address : `${simulator.address}/${dump.rank}`;
+    for (const hash of Object.keys(dump.hashes)) everSeen.add(hash);
+    const keys = [...everSeen] as BlockKey[];
+    const truth = keys.map((key) => dump.hashes[key] ?? 0);
+    expect(dump.unpublished).toBe(0);
+    await eventually(async () => expect(await heldBy(store, endpoint, keys)).toEqual(truth));
+  }
+}
+
+function note(simulator: Simulator, everSeen: Set<string>): void {
+  for (const dump of simulator.blocks()) for (const hash of Object.keys(dump.hashes)) everSeen.add(hash);
+}
+
+describe("simulated replicas", () => {
+  it.each(["0.10.1", "0.11.2", "0.22.1", "0.32", "0.33"])("index equals the cache of a %s engine that evicts", async (engineVersion) => {
+    const store = memoryStore();
+    const extra = engineVersion === "0.10.1" ? { hashAlgorithm: "sha256_cbor_64bit" as const } : {};
+    const simulator = await simulate({ engineVersion, numBlocks: 64, ...extra });
+    const rig = await ingestDirect(store, simulator);
+    const everSeen = new Set<string>();
+    for (let i = 0; i < 12; i++) {
+      await Promise.all([complete(simulator, prompt(i * 1_000, 100)), complete(simulator, prompt(i * 1_000, 64))]);
+      note(simulator, everSeen);
+    }
+    await expectEqualToTruth(store, simulator, everSeen);
+    expect(everSeen.size).toBeGreaterThan(63);
+    expect(await rig.metric("kvatlas_ingester_checked_blocks_total", { result: "different" })).toBe(0);
+    await eventually(async () =>
+      expect((await recordOf(store, simulator.address))?.meta).toMatchObject({
+        ready: true,
+        findings: {},
+        processStartSeconds: expect.any(Number),
+      }),
+    );
+    await eventually(async () => {
+      const { loads } = await store.registry.readLoad([]);
+      expect(loads.get(simulator.address as EndpointId)).toMatchObject({ waiting: 0, running: 0, maxTokens: expect.any(Number) });
+    });
+  });
+
+  it("index equals the cache through dropped batches, a cache reset and restarts", async () => {
+    const store = memoryStore();
+    const simulator = await simulate({ numBlocks: 96 });
+    const rig = await ingest(store, [simulator]);
+    const everSeen = new Set<string>();
+    const faults = async (body: object): Promise<void> => {
+      const response = await fetch(`${simulator.url}/sim/faults`, { method: "POST", body: JSON.stringify(body) });
+      expect(response.status).toBe(200);
+    };
+    await complete(simulator, prompt(0, 200));
+    await expectEqualToTruth(store, simulator, everSeen);
+    await faults({ drop: 2 });
+    for (let i = 1; i < 4; i++) await complete(simulator, prompt(i * 1_000, 150));
+    note(simulator, everSeen);
+    await expectEqualToTruth(store, simulator, everSeen);
+    expect(await rig.metric("kvatlas_ingester_lost_gaps_total")).toBe(0);
+    await faults({ resetCache: true });
+    await complete(simulator, prompt(9_000, 100));
+    await expectEqualToTruth(store, simulator, everSeen);
+    expect(await rig.metric("kvatlas_ingester_incarnations_total", { cause: "cleared" })).toBe(1);
+    await faults({ lose: 1 });
+    await complete(simulator, prompt(10_000, 100));
+    await faults({ restart: true });
+    await complete(simulator, prompt(11_000, 100));
+    await expectEqualToTruth(store, simulator, everSeen);
+    await faults({ restart: { reopenSockets: true } });
+    await complete(simulator, prompt(12_000, 100));
+    await expectEqualToTruth(store, simulator, everSeen);
+  });
+
+  it("notices by the process start time a restart that no event shows", async () => {
+    const store = memoryStore();
+    const simulator = await simulate();
+    await ingest(store, [simulator]);
+    const everSeen = new Set<string>();
+    await complete(simulator, prompt(0, 200));
+    await expectEqualToTruth(store, simulator, everSeen);
+    await eventually(async () => expect((await recordOf(store, simulator.address))?.meta.processStartSeconds).not.toBeNull());
+    await fetch(`${simulator.url}/sim/faults`, { method: "POST", body: JSON.stringify({ restart: true }) });
+    await expectEqualToTruth(store, simulator, everSeen);
+    expect(await heldBy(store, simulator.address, [...everSeen] as BlockKey[])).toEqual([...everSeen].map(() => 0));
+  });
+
+  it("keeps the ranks of one replica apart", async () => {
+    const store = memoryStore();
+    // Below the range from which the system takes ephemeral ports.
+    const base = 20_000 + Math.floor(Math.random() * 10_000);
+    const ranks = await simulate({ dataParallelSize: 2, kvEventsEndpoint: `tcp://*:${base}`, replayEndpoint: `tcp://*:${base + 10}` });
+    await ingest(store, [ranks]);
+    const everSeen = new Set<string>();
+    await complete(ranks, prompt(0, 100), { "X-data-parallel-rank": "0" });
+    await complete(ranks, prompt(5_000, 164), { "X-data-parallel-rank": "1" });
+    note(ranks, everSeen);
+    await expectEqualToTruth(store, ranks, everSeen);
+    const sizes = ranks.blocks().map((dump) => Object.keys(dump.hashes).length);
+    expect(sizes.every((size) => size > 0)).toBe(true);
+  });
+
+  it("keys by content where the engine's seed is random", async () => {
+    const store = memoryStore();
+    const simulator = await simulate({ engineVersion: "0.32", hashAlgorithm: "xxhash", seed: null, numBlocks: 64 });
+    const rig = await ingestDirect(store, simulator);
+    const prompts = Array.from({ length: 10 }, (_, i) => prompt(i * 1_000, 129));
+    for (const tokens of prompts) await complete(simulator, tokens);
+    await complete(simulator, prompts.at(-1) ?? []);
+    await simulator.drained();
+    const [dump] = simulator.blocks();
+    const copies = Object.values(dump?.hashes ?? {}).reduce((sum, count) => sum + count, 0);
+    await eventually(async () => {
+      const scope = (await recordOf(store, simulator.address))?.meta.scope ?? null;
+      const spec = scope === null ? undefined : (await store.registry.scopes()).get(scope);
+      if (scope === null || spec === undefined) throw new Error("the scope is not known yet");
+      expect(spec.scheme.kind).toBe("content");
+      const hasher = createBlockHasher({ ...spec, blockSizeTokens: 16, model });
+      const held = await Promise.all(prompts.map((tokens) => heldBy(store, simulator.address, hasher.chain(tokens).keys)));
+      expect(held.at(-1)).toEqual([1, 1, 1, 1, 1, 1, 1, 1]);
+      // The first ones were evicted, their removals found through the table.
+      expect(held[0]).toEqual([0, 0, 0, 0, 0, 0, 0, 0]);
+      expect(copies).toBeGreaterThan(0);
+    });
+    expect(await rig.metric("kvatlas_ingester_skipped_total")).toBe(0);
+  });
+
+  it("an ingester that comes later takes over with the table of engine hashes", async () => {
+    const store = memoryStore();
+    const simulator = await simulate({ engineVersion: "0.32", hashAlgorithm: "xxhash", seed: null, numBlocks: 64, bufferSteps: 1 });
+    const first = await ingestDirect(store, simulator);
+    const tokens = prompt(0, 129);
+    await complete(simulator, tokens);
+    const scopeOf = async () => (await recordOf(store, simulator.address))?.meta.scope ?? null;
+    const keys = async (): Promise<readonly BlockKey[]> => {
+      const spec = (await store.registry.scopes()).get((await scopeOf()) ?? ("" as never));
+      if (spec === undefined) throw new Error("the scope is not known yet");
+      return createBlockHasher({ ...spec, model }).chain(tokens).keys;
+    };
+    await eventually(async () => expect(await heldBy(store, simulator.address, await keys())).toEqual([1, 1, 1, 1, 1, 1, 1, 1]));
+    await simulator.drained();
+    await first.ingester.close();
+    const second = await ingestDirect(store, simulator, "b");
+    await eventually(() => expect([...second.ingester.owned().values()]).toEqual([{ isCaughtUp: true }]));
+    // Evicts the first prompt: removals name engine hashes that only the former owner has seen stored.
+    for (let i = 1; i < 9; i++) await complete(simulator, prompt(i * 1_000, 129));
+    await eventually(async () => expect(await heldBy(store, simulator.address, await keys())).toEqual([0, 0, 0, 0, 0, 0, 0, 0]));
+    expect(await second.metric("kvatlas_ingester_incarnations_total")).toBe(0);
+  });
+});
+
+/** With the replay address configured: releases before 0.31 do not tell it. */
+async function ingestDirect(store: TestStore, simulator: Simulator, instanceId = "a"): Promise<TestIngester> {
+  const dialled = (endpoint: string | null): string => (endpoint ?? "").replace("*", "127.0.0.1");
+  const endpoints = {
+    static: [{ address: simulator.address, events: dialled(simulator.eventsEndpoint), replay: dialled(simulator.replayEndpoint) }],
+  };
+  const rig = await startTestIngester(store, testConfig([{ name: "p", model, endpoints }]), instanceId);
+  cleanups.push(() => rig.ingester.close());
+  return rig;
+}
