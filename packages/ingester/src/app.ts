@@ -12,6 +12,9 @@ import type { Registry } from "prom-client";
 import { Agent } from "undici";
 import { DynamicTargets } from "./discovery/dynamic-targets.ts";
 import { staticTargets } from "./discovery/static-source.ts";
+import { keepOrphans } from "./housekeeping/orphan-keeper.ts";
+import { periodically } from "./housekeeping/periodically.ts";
+import { Sweeper } from "./housekeeping/sweeper.ts";
 import { createEngineClient } from "./load/engine-client.ts";
 import { LoadScraper } from "./load/load-scraper.ts";
 import { createIngesterMetrics } from "./metrics.ts";
@@ -51,6 +54,11 @@ export interface Ingester extends Component {
 }
 
 const closeTimeoutMs = 10_000;
+/** A replica that came by dialling and shows no life for this long has gone, and so has a record that nobody keeps. */
+const departedAfterMs = 60_000;
+const housekeepingMs = 5_000;
+const sweepMs = 1_000;
+const sweptBlocksPerStep = 2_000;
 /** A registry that has not answered for this many heartbeats is worth a reason. */
 const lateBeats = 5;
 
@@ -119,7 +127,44 @@ export function createIngester(deps: IngesterDeps, config: KvatlasConfig, option
           { logger },
           { mode: "bind", address: settings.bind, maxMessageBytes: settings.maxQueuedBytes },
         );
+  const sweeper = new Sweeper(
+    { registry, index, logger, metrics, isMine: (scope) => ownership.isChosenFor(scope) },
+    { blocksPerStep: sweptBlocksPerStep },
+  );
   let started = false;
+
+  async function keepHouse(): Promise<void> {
+    const deadline = clock.monotonic() - departedAfterMs;
+    for (const [endpoint, tenure] of tenures) {
+      if (!ownership.owns(endpoint)) tenures.delete(endpoint);
+      else if (dynamic.has(endpoint) && tenure.aliveAt < deadline) await depart(endpoint);
+    }
+    await keepOrphans(
+      {
+        registry,
+        index,
+        clock,
+        logger,
+        isKnown: (endpoint) => ownership.targets.has(endpoint),
+        adopt: (record) => {
+          const target = settings.bind === null ? null : dynamic.targetOfRecord(record);
+          if (target !== null) ownership.adopt(target);
+          return target !== null;
+        },
+      },
+      { instanceId, leaseTtlMs: settings.leaseTtlMs, orphanAfterMs: settings.bind === null ? departedAfterMs : 2 * settings.leaseTtlMs },
+    );
+  }
+
+  async function depart(endpoint: EndpointId): Promise<void> {
+    const scope = (await registry.endpoints()).find((record) => record.id === endpoint)?.meta.scope ?? null;
+    await ownership.drop(endpoint);
+    dynamic.forget(endpoint);
+    router.forget(endpoint);
+    if (scope !== null) await index.forget(scope, endpoint);
+    await registry.remove(endpoint);
+    logger.info({ endpoint }, "a replica has gone and is forgotten");
+  }
 
   function readiness(): readonly string[] {
     if (!started) return ["the ingester has not started"];
@@ -144,6 +189,8 @@ export function createIngester(deps: IngesterDeps, config: KvatlasConfig, option
       { name: "http-client", start: () => Promise.resolve(), close: () => agent.destroy() },
       { name: "load-scraper", start: async () => scraper.start(), close: () => scraper.close() },
       { name: "ownership", start: async () => ownership.start(), close: () => ownership.close() },
+      periodically("housekeeping", keepHouse, housekeepingMs, logger),
+      periodically("sweeper", () => sweeper.step(), sweepMs, logger),
       ...(bound === null ? [] : [{ name: "bind-subscriber", start: () => bound.start(), close: () => bound.close() }]),
     ],
     { logger, clock },
@@ -163,7 +210,10 @@ export function createIngester(deps: IngesterDeps, config: KvatlasConfig, option
     start: async () => {
       await lifecycle.start();
       started = true;
-      logger.info({ instanceId, bind: bound?.boundAddress ?? null, endpoints: ownership.targets.size }, "ingester started");
+      logger.info(
+        { instanceId, admin: admin?.address ?? null, bind: bound?.boundAddress ?? null, endpoints: ownership.targets.size },
+        "ingester started",
+      );
     },
     close: () => {
       started = false;

@@ -71,6 +71,7 @@ export function createRouter(deps: RouterDeps, config: KvatlasConfig, options: R
   const pools = new UpstreamPools({ connectTimeoutMs: config.router.connectTimeoutMs });
   const bodies = new BodyBudget(config.router.maxBodyBytes);
   const encoders = new Map<string, PromptEncoder | null>();
+  const loadingPools = new Set<string>();
   const metrics = new RouterMetrics(deps.metricsRegistry, {
     openRequests: () => server.openRequests,
     readyEndpoints: () => fleet.snapshot.pools.reduce((sum, pool) => sum + pool.endpoints.filter((endpoint) => endpoint.ready).length, 0),
@@ -96,7 +97,7 @@ export function createRouter(deps: RouterDeps, config: KvatlasConfig, options: R
     },
     { routerId, config: config.router },
   );
-  const readiness = (): readonly string[] => readinessOf(fleet.snapshot, server.isDraining);
+  const readiness = (): readonly string[] => readinessOf(fleet.snapshot, server.isDraining, loadingPools);
   const proxy = createProxyRoute({ decider, fleet, inflight, encoders, bodies, metrics, clock, logger, pools, ejection }, config.router);
   const server: RouterServer = new RouterServer(
     { routeApi: { decider, fleet, loads, encoders, bodies, clock }, fleet, proxy, readiness, clock, logger },
@@ -119,7 +120,13 @@ export function createRouter(deps: RouterDeps, config: KvatlasConfig, options: R
       component("tokenizers", {
         start: async () => {
           for (const pool of config.pools) {
-            if (pool.prefixCache.mode !== "off") encoders.set(pool.name, deps.createEncoder(pool));
+            if (pool.prefixCache.mode === "off") continue;
+            const encoder = deps.createEncoder(pool);
+            encoders.set(pool.name, encoder);
+            if (encoder?.ready === undefined) continue;
+            loadingPools.add(pool.name);
+            const loaded = () => loadingPools.delete(pool.name);
+            encoder.ready.then(loaded, loaded);
           }
         },
         close: async () => {

@@ -14,6 +14,8 @@ export interface EncodedPrompt {
 
 /** OpenAI request -> token ids, exactly as the engine computes them. */
 export interface PromptEncoder {
+  /** Resolves when the first prompt need not wait for files to be read, rejects when they cannot be; absent where nothing is read ahead. */
+  readonly ready?: Promise<void>;
   /**
    * One entry per prompt (`/v1/completions` accepts lists).
    *
