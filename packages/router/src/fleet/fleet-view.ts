@@ -1,3 +1,4 @@
+import { setTimeout as wait } from "node:timers/promises";
 import type { Clock } from "@kvatlas/shared/clock";
 import type { PoolConfig } from "@kvatlas/shared/config/schema";
 import type { ScopeSpec } from "@kvatlas/shared/hashing/key-scheme";
@@ -27,6 +28,8 @@ export interface FleetViewOptions {
 
 /** A registry that has not answered by then counts as out of reach; the first picture is waited for as long. */
 const answerTimeoutMs = 2_000;
+/** Between attempts to get the first picture. */
+const firstRetryMs = 25;
 
 /**
  * The router's picture of the fleet: configuration merged with the registry, refreshed on changes and by polling.
@@ -44,6 +47,7 @@ export class FleetView implements Component {
   #silenceFromMs = 0;
   #refreshing: Promise<void> | null = null;
   #again = false;
+  #started = false;
   #timer: NodeJS.Timeout | null = null;
   #stopListening: (() => void) | null = null;
   #closing: Promise<void> | null = null;
@@ -51,7 +55,7 @@ export class FleetView implements Component {
   constructor(deps: FleetViewDeps, options: FleetViewOptions) {
     this.#deps = deps;
     this.#options = options;
-    this.#snapshot = this.#merge([], [options.routerId], true);
+    this.#snapshot = this.#merge([], [options.routerId], false);
   }
 
   get snapshot(): FleetSnapshot {
@@ -64,13 +68,25 @@ export class FleetView implements Component {
     return () => this.#listeners.delete(listener);
   }
 
-  /** Resolves after the first attempt to read the registry, whether it succeeded or not. */
+  /** Resolves once the registry has been read, or after a while without it: its connection may take a moment, and requests need not wait for it. */
   async start(): Promise<void> {
-    this.#stopListening = this.#deps.registry.onChange(() => void this.refresh());
+    const { clock, logger, registry } = this.#deps;
+    this.#stopListening = registry.onChange(() => void this.refresh());
+    const deadline = clock.monotonic() + answerTimeoutMs;
+    await this.refresh();
+    for (let left = answerTimeoutMs / firstRetryMs; left > 0 && clock.monotonic() < deadline; left--) {
+      if (this.#snapshot.registryReachable || this.#closing !== null) break;
+      await wait(firstRetryMs);
+      await this.refresh();
+    }
+    this.#started = true;
+    if (!this.#snapshot.registryReachable) {
+      logger.warn("registry cannot be read at start: configured replicas are routed to by load until it is there");
+    }
+    if (this.#closing !== null) return;
     this.#timer = setInterval(() => {
       if (this.#refreshing === null) void this.refresh();
     }, this.#options.pollIntervalMs ?? 1_000);
-    await this.refresh();
   }
 
   /** Reads the registry now; a call during a refresh makes one more follow. Never rejects. */
@@ -116,7 +132,7 @@ export class FleetView implements Component {
           registry.beat("router", routerId, nowMs),
         ]),
       );
-      if (!this.#snapshot.registryReachable) {
+      if (this.#started && !this.#snapshot.registryReachable) {
         this.#silenceFromMs = clock.now();
         logger.info({ endpoints: records.length }, "registry is reachable again");
       }
@@ -124,7 +140,7 @@ export class FleetView implements Component {
       this.#scopes = scopes;
       this.#snapshot = this.#merge(this.#records, routers.includes(routerId) ? routers : [...routers, routerId].sort(), true);
     } catch (error) {
-      if (this.#snapshot.registryReachable) {
+      if (this.#started && this.#snapshot.registryReachable) {
         logger.warn({ err: error }, "registry cannot be read: routing goes on with what is known");
       }
       this.#snapshot = { ...this.#snapshot, registryReachable: false };

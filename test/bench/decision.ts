@@ -1,0 +1,171 @@
+import { createRouter } from "@kvatlas/router/app";
+import { createRedisBackend } from "@kvatlas/shared/backend";
+import { configSchema } from "@kvatlas/shared/config/schema";
+import { createBlockHasher } from "@kvatlas/shared/hashing/block-hasher";
+import { scopeIdOf } from "@kvatlas/shared/hashing/key-scheme";
+import { createRedisKeys } from "@kvatlas/shared/index/redis-keys";
+import { silentLogger } from "@kvatlas/shared/logger";
+import { createMetricsRegistry } from "@kvatlas/shared/metrics";
+import type { BlockKey, EndpointId } from "@kvatlas/shared/types";
+import { Redis } from "ioredis";
+import { startRedisServer } from "../support/redis-server.ts";
+
+const model = "bench/model";
+const blockTokens = 16;
+const promptBlocks = 750;
+/** Blocks that a later turn adds to a prompt. */
+const turnBlocks = 12;
+const endpointCount = 8;
+const prompts = 200;
+const warmUps = 30;
+const scheme = { kind: "native", algorithm: "sha256_cbor", seed: "0" } as const;
+
+interface Timings {
+  readonly keysMs: number;
+  readonly lookupMs: number;
+  readonly totalMs: number;
+}
+
+/**
+ * A decision without tokenization (keys, lookup and load, score) through the route API of a real router over Redis on the same machine:
+ * prompts of 12,000 token ids, of which endpoint k of 8 holds k eighths. `cold`: never seen; `remembered`: the next turn of the same chats.
+ * Time is what the decision itself reports, without HTTP and JSON.
+ *
+ * The floor beside it reads every key of the same prompts in one pipeline, in the same run.
+ */
+export async function run(): Promise<object> {
+  const server = await startRedisServer();
+  const config = configSchema.parse({
+    redis: { url: server.url, commandTimeoutMs: 1_000 },
+    pools: [{ name: "bench", model, endpoints: { static: endpointIds().map((address) => ({ address })) } }],
+    router: { listen: "127.0.0.1:0", admin: "127.0.0.1:0", lookupTimeoutMs: 1_000, verifySampleRate: 0 },
+  });
+  const writing = createRedisBackend(config.redis, "background", silentLogger);
+  const backend = createRedisBackend(config.redis, "request", silentLogger);
+  const router = createRouter(
+    {
+      index: backend.index,
+      registry: backend.registry,
+      logger: silentLogger,
+      metricsRegistry: createMetricsRegistry("router"),
+      createEncoder: () => null,
+    },
+    config,
+  );
+  try {
+    const chains = Array.from({ length: prompts + warmUps }, (_, i) => chainOf(i));
+    await fill(writing, chains);
+    await backend.connected(10_000);
+    await router.start();
+    const decide = async (tokenIds: readonly number[]): Promise<Timings> => {
+      const response = await fetch(`http://${router.address}/kvatlas/v1/route`, {
+        method: "POST",
+        body: JSON.stringify({ model, token_ids: tokenIds }),
+      });
+      const answer = (await response.json()) as { mode: string; reason: string; matchedTokens: number; timings: Timings };
+      if (answer.mode !== "precise" || answer.matchedTokens === 0)
+        throw new Error(`the decision was not precise: ${JSON.stringify(answer)}`);
+      return answer.timings;
+    };
+    for (const chain of chains.slice(prompts)) {
+      await decide(chain.first);
+      await decide(chain.next);
+    }
+    const measured = chains.slice(0, prompts);
+    const cold: Timings[] = [];
+    for (const chain of measured) cold.push(await decide(chain.first));
+    const remembered: Timings[] = [];
+    for (const chain of measured) remembered.push(await decide(chain.next));
+    const floor = await readEveryKey(
+      server.url,
+      measured.map((chain) => chain.keys),
+    );
+    return {
+      promptTokens: promptBlocks * blockTokens + 1,
+      blocks: promptBlocks,
+      endpoints: endpointCount,
+      decisions: prompts,
+      cold: summary(cold),
+      remembered: summary(remembered),
+      floorEveryKeyMs: percentiles(floor),
+    };
+  } finally {
+    await router.close();
+    await backend.close();
+    await writing.close();
+    await server.stop();
+  }
+}
+
+function endpointIds(): EndpointId[] {
+  return Array.from({ length: endpointCount }, (_, i) => `10.0.0.${i + 1}:8000` as EndpointId);
+}
+
+interface Chain {
+  readonly first: readonly number[];
+  readonly next: readonly number[];
+  readonly keys: readonly BlockKey[];
+}
+
+function chainOf(seed: number): Chain {
+  const next = Array.from({ length: (promptBlocks + turnBlocks) * blockTokens + 1 }, (_, i) => (seed * 7_919 + i * 31) % 150_000);
+  const first = next.slice(0, promptBlocks * blockTokens + 1);
+  const { keys } = createBlockHasher({ scheme, blockSizeTokens: blockTokens, model }).chain(first);
+  return { first, next, keys };
+}
+
+async function fill(
+  { index, registry }: Pick<ReturnType<typeof createRedisBackend>, "index" | "registry">,
+  chains: readonly Chain[],
+): Promise<void> {
+  const scope = scopeIdOf({ model, blockSizeTokens: blockTokens, scheme });
+  await registry.ensureScope(scope, { model, blockSizeTokens: blockTokens, scheme });
+  for (const [i, endpoint] of endpointIds().entries()) {
+    const lease = await registry.acquire(endpoint, "bench", 600_000);
+    if (lease === null) throw new Error(`${endpoint} is leased to somebody else`);
+    await registry.describe(
+      lease,
+      { address: endpoint, pool: "bench", model, rank: 0, scope, ready: true, groups: [], loras: {}, findings: {} },
+      Date.now(),
+    );
+    const incarnation = await registry.startIncarnation(lease, 0);
+    if (incarnation === null) throw new Error(`${endpoint} was taken over`);
+    const writer = await index.openWriter({ scope, endpoint, incarnation, from: 0, fence: lease.fence });
+    for (const [seq, { keys }] of chains.entries()) {
+      const held = keys.slice(0, Math.ceil((keys.length * (i + 1)) / endpointCount));
+      await writer.apply([{ seq, ops: [{ op: "store", medium: "gpu", group: 0, keys: held }] }]);
+    }
+  }
+}
+
+async function readEveryKey(url: string, chains: readonly (readonly BlockKey[])[]): Promise<readonly number[]> {
+  const redis = new Redis(url);
+  const scope = scopeIdOf({ model, blockSizeTokens: blockTokens, scheme });
+  const names = createRedisKeys("kva");
+  const took: number[] = [];
+  for (const keys of chains) {
+    const startedAt = performance.now();
+    const pipeline = redis.pipeline();
+    for (const key of keys) pipeline.hgetall(names.block(scope, 0, key));
+    const replies = await pipeline.exec();
+    took.push(performance.now() - startedAt);
+    if (replies?.length !== keys.length || Object.keys((replies[0]?.[1] as object) ?? {}).length === 0)
+      throw new Error("the floor read nothing");
+  }
+  redis.disconnect();
+  return took;
+}
+
+function summary(timings: readonly Timings[]): object {
+  return {
+    totalMs: percentiles(timings.map(({ totalMs }) => totalMs)),
+    keysMs: percentiles(timings.map(({ keysMs }) => keysMs)),
+    lookupMs: percentiles(timings.map(({ lookupMs }) => lookupMs)),
+  };
+}
+
+function percentiles(values: readonly number[]): { readonly p50: number; readonly p99: number } {
+  const sorted = [...values].sort((a, b) => a - b);
+  const at = (part: number) => Number((sorted[Math.min(sorted.length - 1, Math.floor(part * sorted.length))] ?? 0).toFixed(3));
+  return { p50: at(0.5), p99: at(0.99) };
+}
