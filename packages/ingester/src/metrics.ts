@@ -120,6 +120,11 @@ export function createIngesterMetrics(registry: Registry) {
       labelNames: ["result"],
       registers,
     }),
+    swept: new Counter({
+      name: "kvatlas_ingester_swept_entries_total",
+      help: "Entries of dead incarnations reclaimed by this instance.",
+      registers,
+    }),
     leases: new Counter({
       name: "kvatlas_ingester_lease_changes_total",
       help: "Endpoints taken, given up and lost.",

@@ -1,4 +1,5 @@
 import { type IngesterConfig, type PoolConfig, poolSchema } from "@kvatlas/shared/config/schema";
+import type { EndpointRecord } from "@kvatlas/shared/registry/endpoint-registry";
 import type { EndpointId } from "@kvatlas/shared/types";
 import { endpointIdOf, offsetPort, type ReplicaTarget } from "./replica-target.ts";
 import { staticTargets } from "./static-source.ts";
@@ -40,6 +41,19 @@ export class DynamicTargets {
         : { ...configured, replay: configured.replay ?? replay };
     this.#known.set(endpoint, target);
     return target;
+  }
+
+  /** True for a replica that is known by its publisher alone. */
+  has(endpoint: EndpointId): boolean {
+    return this.#known.has(endpoint) && !this.#configured.has(endpoint);
+  }
+
+  /** A replica that dialled another ingester, by the record it has left. Null for what cannot have come that way. */
+  targetOfRecord(record: EndpointRecord): ReplicaTarget | null {
+    const { address, rank, model } = record.meta;
+    const host = address.replace(/:\d+$/, "");
+    const port = Number(address.slice(host.length + 1));
+    return host === "" || model === "" || !Number.isInteger(port) ? null : this.targetOf({ host, port, model }, rank);
   }
 
   forget(endpoint: EndpointId): void {

@@ -4,7 +4,7 @@ import type { BlockIndex } from "@kvatlas/shared/index/block-index";
 import type { Logger } from "@kvatlas/shared/logger";
 import type { EndpointMeta, EndpointRegistry, Lease } from "@kvatlas/shared/registry/endpoint-registry";
 import type { ReplicaTarget } from "../discovery/replica-target.ts";
-import type { LoadScraper } from "../load/load-scraper.ts";
+import type { LoadScraper, ReplicaObservation } from "../load/load-scraper.ts";
 import type { IngesterMetrics } from "../metrics.ts";
 import { EndpointSession } from "../pipeline/endpoint-session.ts";
 import type { FrameQueue } from "../subscriber/frame-queue.ts";
@@ -26,6 +26,8 @@ export interface EndpointTenure extends Tenure {
   readonly target: ReplicaTarget;
   readonly isOpen: boolean;
   readonly isCaughtUp: boolean;
+  /** Monotonic ms of the last health check that was answered well, or event; of the begin before the first. */
+  readonly aliveAt: number;
 }
 
 /** How long a hand-over may take before the lease is simply let go. */
@@ -42,6 +44,12 @@ export function createEndpointTenure(
   const session = new EndpointSession({ ...deps, replayAddress: (signal) => deps.replayAddress(target, signal) }, config, owned);
   const subscriber = target.events === null ? null : subscribe(target.events);
   let ended: Promise<void> | null = null;
+  let healthyAt = clock.monotonic();
+
+  function observe(observation: ReplicaObservation): void {
+    if (observation.healthy) healthyAt = observation.startedAt;
+    session.observe(observation);
+  }
 
   function subscribe(address: string): EventSubscriber {
     return createZmqSubscriber(
@@ -76,8 +84,11 @@ export function createEndpointTenure(
     get isCaughtUp() {
       return session.isCaughtUp;
     },
+    get aliveAt() {
+      return Math.max(healthyAt, queue.pushedAt);
+    },
     run: async () => {
-      scraper.add({ ...target, onObservation: (observation) => session.observe(observation) });
+      scraper.add({ ...target, onObservation: observe });
       await subscriber?.start();
       return session.start();
     },

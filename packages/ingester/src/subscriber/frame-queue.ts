@@ -18,6 +18,7 @@ export class FrameQueue {
   #overflowed = false;
   #onPush: (() => void) | null = null;
   #dropped = 0;
+  #pushedAt = Number.NEGATIVE_INFINITY;
 
   constructor(maxBytes: number) {
     this.#maxBytes = maxBytes;
@@ -36,12 +37,18 @@ export class FrameQueue {
     return this.#dropped;
   }
 
+  /** Monotonic ms of the newest frame, kept or dropped. */
+  get pushedAt(): number {
+    return this.#pushedAt;
+  }
+
   /** Called after each push; one listener. */
   onPush(listener: (() => void) | null): void {
     this.#onPush = listener;
   }
 
   push(frame: QueuedFrame): void {
+    this.#pushedAt = frame.receivedAt;
     // A frame larger than the whole bound is let through alone, so that it cannot block its stream for ever.
     if (this.#bytes + frame.payload.byteLength > this.#maxBytes && this.length > 0) {
       this.#overflowed = true;

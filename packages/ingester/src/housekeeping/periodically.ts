@@ -1,0 +1,28 @@
+import type { Component } from "@kvatlas/shared/lifecycle";
+import type { Logger } from "@kvatlas/shared/logger";
+
+/** Runs a job again and again, `intervalMs` after its last end, so that runs never overlap. A failed run is logged; the next one tries again. */
+export function periodically(name: string, job: () => Promise<void>, intervalMs: number, logger: Logger): Component {
+  let timer: NodeJS.Timeout | null = null;
+  let running: Promise<void> | null = null;
+  let closed = false;
+
+  function schedule(): void {
+    if (closed) return;
+    timer = setTimeout(() => {
+      running = job()
+        .catch((error: unknown) => logger.warn({ err: error, job: name }, "a housekeeping job failed; it is tried again"))
+        .finally(schedule);
+    }, intervalMs);
+  }
+
+  return {
+    name,
+    start: async () => schedule(),
+    close: async () => {
+      closed = true;
+      if (timer !== null) clearTimeout(timer);
+      await running;
+    },
+  };
+}
