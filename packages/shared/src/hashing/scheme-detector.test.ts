@@ -120,9 +120,35 @@ describe("settling the scheme", () => {
     // All traffic salted: content in the end, or the configuration where it is complete.
     const lost = detectorOf();
     const told = detectorOf({ hints: { algorithm: "sha256_cbor", seed: "42" } });
-    for (const each of [lost, told]) for (let i = 0; i < 3; i++) each.checkStore(salted, "array");
+    for (const each of [lost, told]) for (let i = 0; i < 8; i++) each.checkStore(salted, "array");
     expect(lost.found?.scheme.kind).toBe("content");
     expect(told.found?.scheme).toEqual(native("sha256_cbor", "42"));
+  });
+
+  it("does not wait for ever where only the first store describes itself", () => {
+    const { store } = engine(native("sha256", "random"));
+    const detector = detectorOf();
+    detector.checkStore(store({}, { extraKeys: null }), "array");
+    for (let i = 0; i < 7; i++) {
+      expect(detector.found).toBeNull();
+      detector.checkStore(store({ from: 1, salt: i }, { extraKeys: null }), "array");
+    }
+    expect(detector.found).toEqual({ scheme: { kind: "content", seed: "" }, blockSizeTokens: 4, lookaheadTokens: 0 });
+  });
+
+  it("waits longer for an adapter's path, and takes what comes first", () => {
+    const paths = new Map<string, string>();
+    const { store } = engine(native("sha256", "0"));
+    const event = store({ extras: { lora: { name: "med", path: "models/med" } }, wire: () => ["med"] });
+    const create = (): SchemeDetector => new SchemeDetector({ loraPathOf: (name) => paths.get(name) });
+    const [patient, late] = [create(), create()];
+    for (let i = 0; i < 63; i++) patient.checkStore(event);
+    expect(patient.found).toBeNull();
+    for (let i = 0; i < 64; i++) late.checkStore(event);
+    expect(late.found?.scheme.kind).toBe("content");
+    paths.set("med", "models/med");
+    expect(patient.checkStore(event)).toEqual(good(4));
+    expect(patient.extrasForm).toBe("tagged");
   });
 
   it("keeps a scheme whatever mismatches later", () => {

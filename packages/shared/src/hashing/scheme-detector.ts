@@ -48,8 +48,12 @@ export interface StoreCheck {
   readonly mismatch: { readonly block: number; readonly expected: BlockKey; readonly got: EngineHash } | null;
 }
 
-/** Unmatched stores that may carry unseen extras, after which the scheme is nevertheless taken as not native. */
-const maxDoubts = 3;
+/**
+ * Stores that are waited for, after one that matched no candidate but may hide what it was hashed with, before the scheme is nevertheless taken as
+ * not native. Hidden extras (none on the wire before vLLM 0.17) stay hidden, and a common system prompt can make the next self-describing store
+ * rare; an adapter's path arrives with the next look at `/v1/models`. Content keys serve in the end in both cases, so the wait is short.
+ */
+const patience = { hiddenExtras: 8, unknownPath: 64 };
 /** Largest block that detection looks at, so that a nonsensical event cannot keep it busy. */
 const maxBlockSizeTokens = 65_536;
 
@@ -69,7 +73,7 @@ export class SchemeDetector {
   #mode: ExtrasMode | null = null;
   #extrasForm: ExtrasForm | null = null;
   #impliedForm: ExtrasForm | null = null;
-  #doubts = 0;
+  #storesToWait = Number.POSITIVE_INFINITY;
 
   constructor(options: SchemeDetectorOptions = {}) {
     this.#hints = options.hints ?? {};
@@ -126,6 +130,7 @@ export class SchemeDetector {
   checkStore(event: BlockStored, wireForm: WireForm | null = null): StoreCheck {
     this.#impliedForm ??= formOfWire(event, wireForm);
     if (this.#found === null) this.#detect(event);
+    if (this.#found === null) this.#giveUpWaiting(event);
     if (event.hashes.length === 0) return nothingChecked(null);
     if (this.#found === null) return nothingChecked("scheme unknown");
     const { scheme, blockSizeTokens } = this.#found;
@@ -213,13 +218,13 @@ export class SchemeDetector {
 
     const loraPath = this.#pathOf(event);
     const one: BlockStored = { ...event, hashes: [first], tokenIds: tokenIds.slice(0, blockSizeTokens) };
-    let doubtful = event.extraKeys === null;
+    let wait = event.extraKeys === null ? patience.hiddenExtras : 0;
     for (const scheme of candidateSchemes(this.#hints)) {
       const digest = createBlockDigest(scheme, "");
       for (const size of candidateBlockSizes(blockSizeTokens)) {
         for (const mode of this.#modesFor(wireExtrasOf(one, 0) !== null)) {
           const chain = recomputeChain(one, digest, { parent: digest.root(null), blockSizeTokens: size, mode, loraPath });
-          if ("obstacle" in chain) doubtful = doubtful || size === blockSizeTokens;
+          if ("obstacle" in chain) wait = size === blockSizeTokens ? patience.unknownPath : wait;
           else if (chain.digests.at(-1)?.slice(-16) === (first as string)) {
             this.#settle({ scheme, blockSizeTokens: size, lookaheadTokens });
             return;
@@ -227,12 +232,22 @@ export class SchemeDetector {
         }
       }
     }
-    this.#doubts += 1;
-    if (doubtful && this.#doubts < maxDoubts) return;
+    if (wait === 0) this.#settle(content);
+    else this.#storesToWait = Math.min(this.#storesToWait, wait);
+  }
+
+  #giveUpWaiting({ blockSizeTokens, lookahead }: BlockStored): void {
+    if (blockSizeTokens === 0 || blockSizeTokens > maxBlockSizeTokens) return;
+    this.#storesToWait -= 1;
+    if (this.#storesToWait > 0) return;
     const { algorithm, seed } = this.#hints;
-    const configured = algorithm && seed !== undefined && seed !== null;
-    // Salted traffic of a release that does not publish salts never matches: then a full configuration is the better witness.
-    this.#settle(doubtful && configured ? { scheme: { kind: "native", algorithm, seed }, blockSizeTokens, lookaheadTokens } : content);
+    const lookaheadTokens = lookahead?.[0]?.length ?? 0;
+    // Traffic that is salted or adapted throughout never matches: then a complete configuration is the better witness.
+    const scheme: KeyScheme =
+      algorithm && algorithm !== "content" && seed !== undefined && seed !== null
+        ? { kind: "native", algorithm, seed }
+        : { kind: "content", seed: seed ?? "" };
+    this.#settle({ scheme, blockSizeTokens, lookaheadTokens });
   }
 
   #settle(found: DetectedScheme): void {

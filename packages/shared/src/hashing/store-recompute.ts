@@ -19,7 +19,7 @@ export type RecomputedChain = { readonly digests: readonly string[]; readonly pe
 
 /**
  * Digests of every hashed block of a store whose tokens pair with its hashes; `perHash` of them make one block of the event's group, whose
- * hash is that of the last (vLLM `v1/core/kv_cache_utils.py`, 6.8 hybrid models: by low 64 bits also where digests were concatenated).
+ * hash is that of the last (vLLM `v1/core/kv_cache_utils.py`: by low 64 bits also where digests were concatenated).
  */
 export function recomputeChain(event: BlockStored, digest: BlockDigest, context: ChainContext): RecomputedChain {
   if (event.loraId !== null && event.loraName === null && event.extraKeys === null) return { obstacle: "lora name unknown" };
