@@ -95,18 +95,13 @@ function compileStatement(node: Statement, loopDepth: number): Execute {
       };
     }
     default: {
-      const evaluate = compileExpression(withoutSafe(node));
+      const evaluate = compileExpression(node);
       return (scope, output) => {
         output.write(str(evaluate(scope)));
         return "done";
       };
     }
   }
-}
-
-/** `| safe` at the end of an output changes nothing, as templates run without escaping. */
-function withoutSafe(node: Expression): Expression {
-  return node.type === "FilterExpression" && node.filter.type === "Identifier" && node.filter.value === "safe" ? node.operand : node;
 }
 
 type Assign = (scope: Scope, value: Value) => void;
@@ -218,10 +213,9 @@ function macro(name: string, scope: Scope, { names, defaults }: Signature, body:
       if (given !== undefined && byName !== undefined)
         throw new TemplateRaised(`macro '${name}' got multiple values for argument '${parameter}'`);
       named.delete(parameter);
-      local.set(
-        parameter,
-        given ?? byName ?? defaults.get(parameter)?.(local) ?? new Undefined(`parameter '${parameter}' was not provided`),
-      );
+      const value = given === undefined ? byName : given;
+      const filled = value === undefined ? defaults.get(parameter)?.(local) : value;
+      local.set(parameter, filled === undefined ? new Undefined(`parameter '${parameter}' was not provided`) : filled);
     });
     if (uses.has("kwargs")) local.set("kwargs", new Map(named));
     else if (named.size > 0) throw new TemplateRaised(`macro '${name}' takes no keyword argument '${[...named.keys()][0]}'`);

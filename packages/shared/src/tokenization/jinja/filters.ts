@@ -8,9 +8,13 @@ import { argumentTests, templateTests } from "./tests.ts";
 import {
   type CallArguments,
   type Dict,
+  DictView,
+  Generator,
+  GroupTuple,
   isInt,
   isNumber,
   iterate,
+  Markup,
   raiseUndefined,
   stringLength,
   TemplateRaised,
@@ -61,6 +65,8 @@ function testArguments(args: CallArguments, skip: number): (value: Value) => boo
 
 function selector(keep: boolean, byAttribute: boolean): Filter {
   return (value, args, name) => {
+    // Jinja2 does not walk what is false, None included.
+    if (!truthy(value)) return new Generator([]);
     let read = (candidate: Value): Value => candidate;
     if (byAttribute) {
       const path = args.positional[0];
@@ -68,21 +74,22 @@ function selector(keep: boolean, byAttribute: boolean): Filter {
       read = getter(path);
     }
     const test = testArguments(args, byAttribute ? 1 : 0);
-    return iterate(value).filter((candidate) => test(read(candidate)) === keep);
+    return new Generator(iterate(value).filter((candidate) => test(read(candidate)) === keep));
   };
 }
 
 const map: Filter = (value, args) => {
   const [filterName, ...rest] = args.positional;
+  if (!truthy(value)) return new Generator([]);
   if (filterName === undefined) {
     const bound = bind("map", ["attribute", "default"], { positional: [], named: args.named });
     const read = getter(need("map", bound, "attribute"), bound.get("default") ?? null);
-    return iterate(value).map(read);
+    return new Generator(iterate(value).map(read));
   }
   const name = needString("map", filterName);
   const filter = templateFilters.get(name);
   if (filter === undefined) throw new TemplateUnsupported(`filter ${name}`);
-  return iterate(value).map((entry) => filter(entry, { positional: rest, named: args.named }, name));
+  return new Generator(iterate(value).map((entry) => filter(entry, { positional: rest, named: args.named }, name)));
 };
 
 function sorted(items: readonly Value[], key: (value: Value) => Value, reverse: boolean): Value[] {
@@ -118,12 +125,13 @@ const unique: Filter = (value, args) => {
   const read = path === null ? (entry: Value): Value => entry : getter(path);
   const fold = !truthy(bound.get("case_sensitive") ?? false);
   const seen: Value[] = [];
-  return iterate(value).filter((entry) => {
+  const kept = iterate(value).filter((entry) => {
     const key = fold ? lowered(read(entry)) : read(entry);
     if (seen.some((other) => equals(other, key))) return false;
     seen.push(key);
     return true;
   });
+  return new Generator(kept);
 };
 
 function extreme(smallest: boolean): Filter {
@@ -153,7 +161,7 @@ const groupby: Filter = (value, args) => {
     if (last !== undefined && equals(lowered(last.key), lowered(key))) last.entries.push(entry);
     else groups.push({ key, entries: [entry] });
   }
-  return groups.map(({ key, entries }) => new Tuple([key, entries]));
+  return groups.map(({ key, entries }) => new GroupTuple([key, entries]));
 };
 
 const tojson: Filter = (value, args) => {
@@ -194,7 +202,8 @@ const indentText: Filter = (value, args) => {
 
 const integer: Filter = (value, args) => {
   const bound = bind("int", ["default", "base"], args);
-  const fallback = bound.get("default") ?? 0;
+  const given = bound.get("default");
+  const fallback = given === undefined ? 0 : given;
   if (bound.has("base") && bound.get("base") !== 10) throw new TemplateUnsupported("int with a base");
   if (isInt(value)) return toInt(BigInt(value));
   if (value instanceof PythonFloat) return Number.isFinite(value.value) ? toInt(BigInt(Math.trunc(value.value))) : fallback;
@@ -235,22 +244,26 @@ const join: Filter = (value, args) => {
   const bound = bind("join", ["d", "attribute"], args);
   const path = bound.get("attribute") ?? null;
   const read = path === null ? (entry: Value): Value => entry : getter(path);
-  return iterate(value)
-    .map((entry) => str(read(entry)))
-    .join(str(bound.get("d") ?? ""));
+  const parts = [...iterate(value)].map(read);
+  const glue = bound.get("d") ?? "";
+  for (const part of [...parts, glue]) refuseMarkup(part, "join");
+  return parts.map(str).join(str(glue));
 };
 
 const defaultFilter: Filter = (value, args) => {
   const bound = bind("default", ["default_value", "boolean"], args);
   const use = value instanceof Undefined || (truthy(bound.get("boolean") ?? false) && !truthy(value));
-  return use ? (bound.get("default_value") ?? "") : value;
+  if (!use) return value;
+  const replacement = bound.get("default_value");
+  return replacement === undefined ? "" : replacement;
 };
 
 const length: Filter = (value) => {
   if (typeof value === "string") return stringLength(value);
   if (value instanceof Map) return value.size;
   if (Array.isArray(value)) return value.length;
-  if (value instanceof Tuple) return value.items.length;
+  if (value instanceof Tuple || value instanceof DictView) return value.items.length;
+  if (value instanceof Markup) return stringLength(value.text);
   if (value instanceof Undefined) return 0;
   throw new TemplateRaised(`object of type '${typeName(value)}' has no len()`);
 };
@@ -265,7 +278,7 @@ const batch: Filter = (value, args) => {
   const fill = bound.get("fill_with") ?? null;
   const last = rows.at(-1);
   if (fill !== null && Array.isArray(last)) while (last.length < size) last.push(fill);
-  return rows;
+  return new Generator(rows);
 };
 
 const sum: Filter = (value, args) => {
@@ -276,12 +289,14 @@ const sum: Filter = (value, args) => {
 };
 
 const trim: Filter = (value, args) => {
+  refuseMarkup(value, "trim");
   const chars = bind("trim", ["chars"], args).get("chars") ?? null;
   return strip(str(value), "both", chars === null ? null : needString("trim", chars));
 };
 
 const replace: Filter = (value, args) => {
   const bound = bind("replace", ["old", "new", "count"], args);
+  for (const part of [value, ...bound.values()]) refuseMarkup(part, "replace");
   const count = bound.get("count") ?? null;
   return replaceString(
     str(value),
@@ -299,22 +314,39 @@ function titleFilter(text: string): string {
     .join("");
 }
 
+/** Filters that would keep or lose the mark of `safe` are not reproduced on such text. */
+function refuseMarkup(value: Value, name: string): void {
+  if (value instanceof Markup) throw new TemplateUnsupported(`filter ${name} on marked-up text`);
+}
+
 function onText(convert: (text: string) => Value): Filter {
   return (value, args, name) => {
     bind(name, [], args);
+    refuseMarkup(value, name);
     return convert(str(value));
   };
 }
 
 const items: Filter = (value) => {
-  if (value instanceof Undefined) return [];
+  if (value instanceof Undefined) return new Generator([]);
   if (!(value instanceof Map)) throw new TemplateRaised("Can only get item pairs from a mapping.");
-  return [...(value as Dict)].map(([key, entry]) => new Tuple([key, entry]));
+  return new Generator([...(value as Dict)].map(([key, entry]) => new Tuple([key, entry])));
 };
 
-const reverse: Filter = (value) => (typeof value === "string" ? [...iterate(value)].reverse().join("") : [...iterate(value)].reverse());
-const first: Filter = (value) => iterate(value)[0] ?? new Undefined("No first item, sequence was empty.");
-const last: Filter = (value) => iterate(value).at(-1) ?? new Undefined("No last item, sequence was empty.");
+const reverse: Filter = (value) => {
+  const reversed = [...iterate(value)].reverse();
+  if (typeof value === "string") return reversed.join("");
+  return value instanceof Generator || value instanceof Undefined ? reversed : new Generator(reversed);
+};
+const first: Filter = (value) => {
+  const found = value instanceof Generator ? value.next() : iterate(value)[0];
+  return found === undefined ? new Undefined("No first item, sequence was empty.") : found;
+};
+const last: Filter = (value) => {
+  if (value instanceof Generator) throw new TemplateRaised("'generator' object is not reversible");
+  const found = iterate(value).at(-1);
+  return found === undefined ? new Undefined("No last item, sequence was empty.") : found;
+};
 
 const abs: Filter = (value) => {
   if (value instanceof PythonFloat) return new PythonFloat(Math.abs(value.value));
@@ -351,10 +383,11 @@ export const templateFilters: ReadonlyMap<string, Filter> = new Map<string, Filt
   ["replace", replace],
   ["reverse", reverse],
   ["round", round],
+  ["safe", (value) => (value instanceof Markup ? value : new Markup(str(value)))],
   ["select", selector(true, false)],
   ["selectattr", selector(true, true)],
   ["sort", sort],
-  ["string", onText((text) => text)],
+  ["string", (value) => (value instanceof Markup ? value : str(value))],
   ["sum", sum],
   ["title", onText(titleFilter)],
   ["tojson", tojson],

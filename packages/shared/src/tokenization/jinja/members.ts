@@ -6,8 +6,11 @@ import {
   Callable,
   codePoints,
   type Dict,
+  DictView,
+  GroupTuple,
   isInt,
   LoopState,
+  Markup,
   Namespace,
   raiseUndefined,
   TemplateRaised,
@@ -27,9 +30,19 @@ function plain(name: string, read: (dict: Dict) => Value): (dict: Dict, args: Ca
 }
 
 const dictMethods: ReadonlyMap<string, (dict: Dict, args: CallArguments) => Value> = new Map([
-  ["items", plain("items", (dict) => [...dict].map(([key, value]) => new Tuple([key, value])))],
-  ["keys", plain("keys", (dict) => [...dict.keys()])],
-  ["values", plain("values", (dict) => [...dict.values()])],
+  [
+    "items",
+    plain(
+      "items",
+      (dict) =>
+        new DictView(
+          "dict_items",
+          [...dict].map(([key, value]) => new Tuple([key, value])),
+        ),
+    ),
+  ],
+  ["keys", plain("keys", (dict) => new DictView("dict_keys", [...dict.keys()]))],
+  ["values", plain("values", (dict) => new DictView("dict_values", [...dict.values()]))],
   ["copy", plain("copy", (dict) => new Map(dict))],
   [
     "get",
@@ -37,7 +50,8 @@ const dictMethods: ReadonlyMap<string, (dict: Dict, args: CallArguments) => Valu
       const bound = bind("get", ["key", "default"], args);
       const key = need("get", bound, "key");
       if (!isDictKey(key)) throw new TemplateRaised(`unhashable type: '${typeName(key)}'`);
-      return dict.get(key) ?? bound.get("default") ?? null;
+      const found = dict.get(key);
+      return found === undefined ? (bound.get("default") ?? null) : found;
     },
   ],
 ]);
@@ -71,8 +85,10 @@ export function attribute(object: Value, name: string): Value {
   if (name.startsWith("__")) throw new TemplateUnsupported(`attribute ${name}`);
   const method = methodOf(object, name);
   if (method !== null) return method;
-  if (object instanceof Map) return object.get(name) ?? missing(object, name);
-  if (object instanceof Namespace) return object.attributes.get(name) ?? missing(object, name);
+  if (object instanceof Map) return present(object.get(name), object, name);
+  if (object instanceof Namespace) return present(object.attributes.get(name), object, name);
+  if (object instanceof GroupTuple && (name === "grouper" || name === "list")) return object.items[name === "list" ? 1 : 0] ?? null;
+  if (object instanceof Markup) throw new TemplateUnsupported(`attribute ${name} of marked-up text`);
   if (object instanceof LoopState) return loopAttribute(object, name);
   if (object instanceof Callable) throw new TemplateUnsupported(`attribute ${name} of a function`);
   if (isInt(object)) return intAttribute(object, name);
@@ -129,6 +145,11 @@ function blocked(type: string, name: string): Callable {
   });
 }
 
+/** A value that may be None, or Undefined when there is none. */
+function present(value: Value | undefined, object: Value, name: string): Value {
+  return value === undefined ? missing(object, name) : value;
+}
+
 function missing(object: Value, name: string): Undefined {
   return new Undefined(`'${typeName(object)} object' has no attribute '${name}'`);
 }
@@ -155,9 +176,9 @@ function loopAttribute(loop: LoopState, name: string): Value {
     case "depth0":
       return loop.depth - 1;
     case "previtem":
-      return items[index0 - 1] ?? new Undefined("there is no previous item");
+      return present(items[index0 - 1], loop, name);
     case "nextitem":
-      return items[index0 + 1] ?? new Undefined("there is no next item");
+      return present(items[index0 + 1], loop, name);
     case "cycle":
       return new Callable(name, ({ positional }) => {
         if (positional.length === 0) throw new TemplateRaised("no items for cycling given");
@@ -185,7 +206,7 @@ export function item(object: Value, key: Value): Value {
   } else if (isInt(key) && (typeof object === "string" || Array.isArray(object) || object instanceof Tuple)) {
     const items = typeof object === "string" ? codePoints(object) : Array.isArray(object) ? object : object.items;
     const index = Number(key);
-    return items[index < 0 ? items.length + index : index] ?? new Undefined(`${typeName(object)} has no element ${index}`);
+    return present(items[index < 0 ? items.length + index : index], object, String(index));
   }
   if (typeof key === "string") return object instanceof Map ? (methodOf(object, key) ?? missing(object, key)) : attribute(object, key);
   return missing(object, typeName(key));

@@ -1,10 +1,11 @@
 import { PythonFloat } from "../python-float.ts";
-import { compareCodePoints } from "./printing.ts";
+import { compareCodePoints, str } from "./printing.ts";
 import {
   type DictKey,
   isInt,
   isNumber,
   iterate,
+  Markup,
   raiseUndefined,
   TemplateRaised,
   TemplateUnsupported,
@@ -36,7 +37,18 @@ export function equals(a: Value, b: Value): boolean {
     }
     return true;
   }
+  if (isText(a) && isText(b)) return str(a) === str(b);
   return a instanceof Undefined && b instanceof Undefined;
+}
+
+function isText(value: Value): value is string | Markup {
+  return typeof value === "string" || value instanceof Markup;
+}
+
+/** Text of a Markup, or a string escaped as markupsafe does. */
+function markupText(value: string | Markup): string {
+  if (value instanceof Markup) return value.text;
+  return value.replaceAll("&", "&amp;").replaceAll(">", "&gt;").replaceAll("<", "&lt;").replaceAll("'", "&#39;").replaceAll('"', "&#34;");
 }
 
 function sameItems(a: readonly Value[], b: readonly Value[]): boolean {
@@ -88,6 +100,7 @@ export function arithmetic(operator: string, a: Value, b: Value): Value {
   if (isNumber(a) && isNumber(b))
     return isInt(a) && isInt(b) ? intArithmetic(operator, a, b) : floatArithmetic(operator, toFloat(a), toFloat(b));
   if (operator === "+") {
+    if ((a instanceof Markup || b instanceof Markup) && isText(a) && isText(b)) return new Markup(markupText(a) + markupText(b));
     if (typeof a === "string" && typeof b === "string") return a + b;
     if (Array.isArray(a) && Array.isArray(b)) return [...a, ...b];
     if (a instanceof Tuple && b instanceof Tuple) return new Tuple([...a.items, ...b.items]);

@@ -1,10 +1,11 @@
 import { floatRepr, PythonFloat } from "../python-float.ts";
-import { TemplateRaised, TemplateUnsupported, Tuple, typeName, Undefined, type Value } from "./values.ts";
+import { DictView, Markup, TemplateRaised, TemplateUnsupported, Tuple, typeName, Undefined, type Value } from "./values.ts";
 
 /** Python's `str(value)`: what `{{ value }}` prints. */
 export function str(value: Value): string {
   if (typeof value === "string") return value;
   if (value instanceof Undefined) return "";
+  if (value instanceof Markup) return value.text;
   return repr(value);
 }
 
@@ -20,6 +21,7 @@ export function repr(value: Value): string {
   if (value instanceof Tuple)
     return value.items.length === 1 ? `(${value.items.map(repr).join("")},)` : `(${value.items.map(repr).join(", ")})`;
   if (value instanceof Undefined) return "Undefined";
+  if (value instanceof DictView) return `${value.kind}(${repr([...value.items])})`;
   throw new TemplateUnsupported(`printing a ${typeName(value)}`);
 }
 
@@ -60,6 +62,7 @@ export function toJson(value: Value, options: JsonOptions, depth = 0): string {
   if (typeof value === "boolean") return value ? "true" : "false";
   if (typeof value === "number" || typeof value === "bigint") return String(value);
   if (typeof value === "string") return jsonString(value, options.ensureAscii);
+  if (value instanceof Markup) return jsonString(value.text, options.ensureAscii);
   if (value instanceof PythonFloat) return jsonFloat(value.value);
   if (Array.isArray(value) || value instanceof Tuple) {
     const items = Array.isArray(value) ? value : value.items;

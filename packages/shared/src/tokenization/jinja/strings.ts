@@ -1,4 +1,5 @@
 import { bind, need, needIndex, needString } from "./arguments.ts";
+import { str } from "./printing.ts";
 import {
   type CallArguments,
   codePoints,
@@ -235,6 +236,18 @@ function padder(side: "left" | "right"): Method {
   };
 }
 
+/** `str.format` with plain fields: `{}`, `{0}`, `{name}`. */
+const formatString: Method = (text, args) => {
+  let automatic = 0;
+  return text.replace(/\{\{|\}\}|\{([^{}]*)\}|[{}]/g, (match, field: string | undefined) => {
+    if (match === "{{" || match === "}}") return match[0] ?? "";
+    if (field === undefined || !/^(?:[0-9]+|[A-Za-z_][A-Za-z0-9_]*)?$/.test(field)) throw new TemplateUnsupported(`format field ${match}`);
+    const value = /^[0-9]*$/.test(field) ? args.positional[field === "" ? automatic++ : Number(field)] : args.named.get(field);
+    if (value === undefined) throw new TemplateRaised(`format has no argument for ${match}`);
+    return str(value);
+  });
+};
+
 /** Methods of `str` that templates may call. */
 export const stringMethods: ReadonlyMap<string, Method> = new Map<string, Method>([
   ["strip", stripper("both")],
@@ -316,6 +329,7 @@ export const stringMethods: ReadonlyMap<string, Method> = new Map<string, Method
         .join(text);
     },
   ],
+  ["format", formatString],
   [
     "removeprefix",
     (text, args, name) => {
@@ -334,5 +348,5 @@ export const stringMethods: ReadonlyMap<string, Method> = new Map<string, Method
 
 /** Methods of `str` that exist in Python and are not reproduced here. */
 export const unsupportedStringMethods: ReadonlySet<string> = new Set(
-  "center encode expandtabs format format_map isascii isidentifier isprintable istitle maketrans translate".split(" "),
+  "center encode expandtabs format_map isascii isidentifier isprintable istitle maketrans translate".split(" "),
 );

@@ -1,6 +1,19 @@
 import { PythonFloat } from "../python-float.ts";
 import { contains, equals } from "./operators.ts";
-import { Callable, isInt, isNumber, TemplateRaised, Tuple, toInt, typeName, Undefined, type Value } from "./values.ts";
+import {
+  Callable,
+  DictView,
+  Generator,
+  isInt,
+  isNumber,
+  Markup,
+  TemplateRaised,
+  Tuple,
+  toInt,
+  typeName,
+  Undefined,
+  type Value,
+} from "./values.ts";
 
 type Test = (value: Value, argument: Value) => boolean;
 
@@ -12,12 +25,24 @@ function parity(odd: boolean): Test {
   };
 }
 
+/** Undefined has a length and can be indexed, as far as Python's types go. */
+function isSequence(value: Value): boolean {
+  return (
+    typeof value === "string" ||
+    Array.isArray(value) ||
+    value instanceof Map ||
+    value instanceof Tuple ||
+    value instanceof Markup ||
+    value instanceof Undefined
+  );
+}
+
 /** Jinja2's tests; those that take an argument are used by select and reject only, the parser knows no others. */
 export const templateTests: ReadonlyMap<string, Test> = new Map<string, Test>([
   ["defined", (value) => !(value instanceof Undefined)],
   ["undefined", (value) => value instanceof Undefined],
   ["none", (value) => value === null],
-  ["string", (value) => typeof value === "string"],
+  ["string", (value) => typeof value === "string" || value instanceof Markup],
   ["boolean", (value) => typeof value === "boolean"],
   ["true", (value) => value === true],
   ["false", (value) => value === false],
@@ -25,16 +50,8 @@ export const templateTests: ReadonlyMap<string, Test> = new Map<string, Test>([
   ["integer", (value) => typeof value === "number" || typeof value === "bigint"],
   ["float", (value) => value instanceof PythonFloat],
   ["mapping", (value) => value instanceof Map],
-  [
-    "sequence",
-    (value) =>
-      typeof value === "string" || Array.isArray(value) || value instanceof Map || value instanceof Tuple || value instanceof Undefined,
-  ],
-  [
-    "iterable",
-    (value) =>
-      typeof value === "string" || Array.isArray(value) || value instanceof Map || value instanceof Tuple || value instanceof Undefined,
-  ],
+  ["sequence", isSequence],
+  ["iterable", (value) => isSequence(value) || value instanceof DictView || value instanceof Generator],
   ["callable", (value) => value instanceof Callable || value instanceof Undefined],
   ["odd", parity(true)],
   ["even", parity(false)],

@@ -17,6 +17,9 @@ export type Value =
   | string
   | Value[]
   | Tuple
+  | DictView
+  | Generator
+  | Markup
   | Dict
   | Undefined
   | Namespace
@@ -37,6 +40,52 @@ export class Tuple {
 
   constructor(items: readonly Value[]) {
     this.items = items;
+  }
+}
+
+/** One group of the groupby filter: a tuple whose parts have names. */
+export class GroupTuple extends Tuple {}
+
+/** `dict.items()` and its siblings: a container that is neither a list nor printable as one. */
+export class DictView {
+  readonly kind: string;
+  readonly items: readonly Value[];
+
+  constructor(kind: string, items: readonly Value[]) {
+    this.kind = kind;
+    this.items = items;
+  }
+}
+
+/** What lazy filters return (map, select, ...): always true, without length, and empty after one walk. */
+export class Generator {
+  #rest: readonly Value[];
+
+  constructor(items: readonly Value[]) {
+    this.#rest = items;
+  }
+
+  /** Everything that is left. */
+  take(): readonly Value[] {
+    const items = this.#rest;
+    this.#rest = [];
+    return items;
+  }
+
+  /** The next item; undefined at the end. */
+  next(): Value | undefined {
+    const [first, ...rest] = this.#rest;
+    this.#rest = rest;
+    return first;
+  }
+}
+
+/** Text marked by the `safe` filter: text joined to it is HTML-escaped. */
+export class Markup {
+  readonly text: string;
+
+  constructor(text: string) {
+    this.text = text;
   }
 }
 
@@ -119,6 +168,9 @@ export function typeName(value: Value): string {
   if (value instanceof Map) return "dict";
   if (value instanceof Tuple) return "tuple";
   if (value instanceof Undefined) return "Undefined";
+  if (value instanceof DictView) return value.kind;
+  if (value instanceof Generator) return "generator";
+  if (value instanceof Markup) return "Markup";
   if (value instanceof Namespace) return "Namespace";
   return value instanceof LoopState ? "LoopContext" : "function";
 }
@@ -129,7 +181,8 @@ export function truthy(value: Value): boolean {
   if (typeof value === "object") {
     if (Array.isArray(value)) return value.length > 0;
     if (value instanceof Map) return value.size > 0;
-    if (value instanceof Tuple) return value.items.length > 0;
+    if (value instanceof Tuple || value instanceof DictView) return value.items.length > 0;
+    if (value instanceof Markup) return value.text !== "";
     if (value instanceof PythonFloat) return value.value !== 0;
     return true;
   }
@@ -153,7 +206,9 @@ export function iterate(value: Value): readonly Value[] {
   if (Array.isArray(value)) return value;
   if (typeof value === "string") return codePoints(value);
   if (value instanceof Map) return [...value.keys()];
-  if (value instanceof Tuple) return value.items;
+  if (value instanceof Tuple || value instanceof DictView) return value.items;
+  if (value instanceof Generator) return value.take();
+  if (value instanceof Markup) return codePoints(value.text);
   if (value instanceof Undefined) return [];
   if (value instanceof LoopState) throw new TemplateUnsupported("iterating over the loop variable");
   throw new TemplateRaised(`'${typeName(value)}' object is not iterable`);
