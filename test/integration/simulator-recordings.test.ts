@@ -80,6 +80,7 @@ function replay(file: string): Outcome {
     reservesWholePrompt: profile.reservesWholePrompt,
     lookaheadTokens: 0,
     enablePrefixCaching: true,
+    hostBlocks: 0,
   });
   const simulated: string[] = [];
   const recorded = recordedBatches(lines);

@@ -30,7 +30,7 @@ const limits = fc.record({
 it("whatever arrives, events add up to the pool, every request ends, and no block leaks", () => {
   fc.assert(
     fc.property(arrivals, limits, (requests, options) => {
-      const scheduler = new Scheduler({ ...options, blockSizeTokens, lookaheadTokens: 0, enablePrefixCaching: true });
+      const scheduler = new Scheduler({ ...options, blockSizeTokens, lookaheadTokens: 0, enablePrefixCaching: true, hostBlocks: 0 });
       const copies = new Map<string, number>();
       const live: { readonly sequence: ReturnType<Scheduler["add"]>; stepsLeft: number }[] = [];
       const step = (): boolean => {
@@ -39,6 +39,7 @@ it("whatever arrives, events add up to the pool, every request ends, and no bloc
         for (const event of scheduler.takeEvents()) {
           if (event.kind === "cleared") copies.clear();
           else if (event.kind === "stored") for (const hash of event.hashes) copies.set(hash, (copies.get(hash) ?? 0) + 1);
+          else if (event.kind !== "removed") throw new Error(event.kind);
           else if (copies.get(event.hash) === 1) copies.delete(event.hash);
           else {
             const left = (copies.get(event.hash) ?? 0) - 1;

@@ -341,6 +341,33 @@ describe("simulator", () => {
     expect(frames[0]?.at(-1)?.includes(Buffer.from([0xc4, 32]))).toBe(true);
   });
 
+  it.each(["0.22", "0.32"])("offloads to host memory, with events of its own (%s)", async (engineVersion) => {
+    const simulator = await simulate({ engineVersion, numBlocks: 20, hostBlocks: 100 });
+    for (const start of [0, 1000, 2000]) await complete(simulator, { prompt: prompt(200, start), max_tokens: 2 });
+    const { usage } = await complete(simulator, { prompt: prompt(200), max_tokens: 2 });
+    expect(usage.prompt_tokens_details?.cached_tokens).toBe(192);
+    await simulator.drained();
+    const [gpu, cpu] = simulator.blocks();
+    const { frames } = await replayFrames(simulator.replayEndpoint ?? "", 0);
+    const held = { gpu: new Map<string, number>(), cpu: new Map<string, number>() };
+    for (const message of frames.slice(0, -1)) {
+      for (const event of decodeEventBatch(message.at(-1) ?? Buffer.alloc(0)).events) {
+        if (event.kind === "cleared" || (event.medium !== "gpu" && event.medium !== "cpu")) throw new Error(`unexpected ${event.kind}`);
+        for (const hash of event.hashes) {
+          const copies = (held[event.medium].get(hash) ?? 0) + (event.kind === "stored" ? 1 : -1);
+          if (copies === 0) held[event.medium].delete(hash);
+          else held[event.medium].set(hash, copies);
+        }
+        if (event.medium === "cpu" && event.kind === "stored")
+          expect([event.tokenIds, event.parent, event.blockSizeTokens]).toEqual([[], null, 0]);
+      }
+    }
+    expect(Object.fromEntries(held.gpu)).toEqual(gpu?.hashes);
+    expect(Object.fromEntries(held.cpu)).toEqual(cpu?.hashes);
+    expect([gpu?.medium, cpu?.medium, held.cpu.size]).toEqual(["gpu", "cpu", 36]);
+    expect(frames[0]?.at(-1)?.includes(Buffer.from([0xc4, 32]))).toBe(engineVersion === "0.22");
+  });
+
   it("survives what is not HTTP as it should be", async () => {
     const simulator = await simulate();
     const bodies = [

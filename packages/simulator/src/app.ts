@@ -41,7 +41,7 @@ export interface Simulator extends Component {
   /** The same for every rank, in order. */
   readonly publishers: readonly { readonly eventsEndpoint: string; readonly replayEndpoint: string | null }[];
   readonly topic: string;
-  /** True content of the block pools, one entry per rank. */
+  /** True content of the block pools, one entry per rank; with host memory, one more per rank behind those. */
   blocks(): readonly PoolDump[];
   /** Requests that have ended, oldest first: true hits. */
   requests(): readonly RequestRecord[];
@@ -130,7 +130,7 @@ export function createSimulator(deps: SimulatorDeps, options: SimulatorOptions =
     get replica() {
       return running();
     },
-    blocks: () => running().ranks.map((rank) => rank.dump()),
+    blocks: () => running().dumps(),
     requests: () => running().log.records(),
     totals: () => running().log.totals,
     load: () => {

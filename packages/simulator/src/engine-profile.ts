@@ -22,6 +22,10 @@ export interface EngineProfile {
   /** How LoRA, media and salt enter the hash. */
   readonly extrasForm: "plain" | "offset" | "tagged";
   readonly defaultAlgorithm: HashAlgorithm;
+  /** Events of host memory carry whole digests as bytes, whatever those of the GPU carry (up to 0.23). */
+  readonly hostHashesAreBytes: boolean;
+  /** Hash-only stores say 0 for the block size (0.20+). */
+  readonly hostBlockSizeIsZero: boolean;
   /** `session_id` in stores (0.30+). */
   readonly hasSessionId: boolean;
   /** Unhashed blocks go to the front of the free queue (0.24+). */
@@ -61,6 +65,8 @@ export function engineProfile(version: string): EngineProfile {
     hasReplayHighWaterMark: since(33),
     extrasForm: since(31) ? "tagged" : since(19) ? "offset" : "plain",
     defaultAlgorithm: since(10, 2) ? "sha256" : "sha256_cbor_64bit",
+    hostHashesAreBytes: !since(24),
+    hostBlockSizeIsZero: since(20),
     hasSessionId: since(30),
     unhashedFreedFirst: since(24),
     reservesWholePrompt: since(19),

@@ -41,6 +41,8 @@ export interface SimulatorOptions {
   readonly bytesHashes?: boolean;
   /** Tokens after a block that are part of its hash (0.33 with EAGLE or MTP). @defaultValue 0 */
   readonly lookaheadTokens?: number;
+  /** Blocks of host memory per rank that computed blocks are offloaded to; 0: none. @defaultValue 0 */
+  readonly hostBlocks?: number;
   /** Overrides the release. */
   readonly wireForm?: WireForm;
   /** Replay answers carry the topic; overrides the release. */
@@ -69,6 +71,8 @@ export interface SimulatorOptions {
   readonly decodeMsPerSequence?: number;
   /** Added per 1,000 tokens of context of the scheduled sequences, milliseconds. @defaultValue 0 */
   readonly contextMsPerThousandTokens?: number;
+  /** Tokens copied per second from host memory. @defaultValue 400000 */
+  readonly hostLoadTokensPerSecond?: number;
   /** Everything runs this many times faster. @defaultValue 1 */
   readonly speed?: number;
   /** Answers that end by themselves are half to one and a half times this long. @defaultValue 48 */
@@ -103,6 +107,7 @@ export const simulatorDefaults = {
   decodeMs: 8, // ms a step
   decodeMsPerSequence: 0.1, // ms
   contextMsPerThousandTokens: 0, // ms
+  hostLoadTokensPerSecond: 400_000, // tokens/s: about 50 GB/s at 128 kB a token
   speed: 1,
   typicalAnswerTokens: 48, // tokens
   streamInterval: 1, // tokens a chunk
@@ -154,6 +159,8 @@ export function resolveOptions(options: SimulatorOptions): ResolvedOptions {
     decodeMs: options.decodeMs ?? simulatorDefaults.decodeMs,
     decodeMsPerSequence: options.decodeMsPerSequence ?? simulatorDefaults.decodeMsPerSequence,
     contextMsPerThousandTokens: options.contextMsPerThousandTokens ?? simulatorDefaults.contextMsPerThousandTokens,
+    hostBlocks: options.hostBlocks ?? 0,
+    hostLoadTokensPerSecond: options.hostLoadTokensPerSecond ?? simulatorDefaults.hostLoadTokensPerSecond,
     speed: options.speed ?? simulatorDefaults.speed,
     typicalAnswerTokens: options.typicalAnswerTokens ?? simulatorDefaults.typicalAnswerTokens,
     streamInterval: options.streamInterval ?? simulatorDefaults.streamInterval,
@@ -173,6 +180,7 @@ function checkBounds(options: ResolvedOptions, capacityTokens: number): void {
     ["maxNumSeqs", 1, 65_536],
     ["maxNumBatchedTokens", 1, 4_194_304],
     ["lookaheadTokens", 0, 64],
+    ["hostBlocks", 0, 16_777_216],
     ["dataParallelSize", 1, 64],
     ["bufferSteps", 1, 1_000_000],
     ["highWaterMark", 0, 10_000_000],
@@ -186,6 +194,7 @@ function checkBounds(options: ResolvedOptions, capacityTokens: number): void {
   checkNumber(options, "decodeMs", 0, 60_000, false);
   checkNumber(options, "decodeMsPerSequence", 0, 60_000, false);
   checkNumber(options, "contextMsPerThousandTokens", 0, 60_000, false);
+  checkNumber(options, "hostLoadTokensPerSecond", 1, 1e12, false);
   checkNumber(options, "speed", 0.001, 1e9, false);
   if (options.model === "") throw new KvatlasError("KVATLAS_CONFIG_INVALID", "simulator option model: got an empty name.");
 }

@@ -23,7 +23,8 @@ export interface PoolDump {
   readonly rank: number;
   /** Always 0: one full-attention group. */
   readonly group: number;
-  readonly medium: "gpu";
+  /** `cpu`: host memory. */
+  readonly medium: "gpu" | "cpu";
   readonly blockSizeTokens: number;
   /** Batches numbered so far; the dump equals the state after the last of them once `unpublished` is 0. */
   readonly nextSequence: number;
@@ -84,6 +85,7 @@ export class Rank {
           reservesWholePrompt: profile.reservesWholePrompt,
           lookaheadTokens: options.lookaheadTokens,
           enablePrefixCaching: options.enablePrefixCaching,
+          hostBlocks: options.hostBlocks,
         },
         latency: options,
         publishesBeforeStep: profile.publishesBeforeStep,
@@ -121,6 +123,13 @@ export class Rank {
     };
   }
 
+  /** What is in host memory, in the same form; each block once. */
+  hostDump(): PoolDump {
+    const hashes: Record<string, number> = {};
+    for (const hash of this.engine.scheduler.host.hashes()) hashes[hash.slice(-16)] = 1;
+    return { ...this.dump(), medium: "cpu", hashes };
+  }
+
   view(): RankView {
     const { scheduler } = this.engine;
     return {
@@ -137,7 +146,9 @@ export class Rank {
 
   #newChain(): HashChain {
     const { profile, hashAlgorithm, seed } = this.#options;
-    return createHashChain(this.#options, seed ?? unsetSeed(profile, hashAlgorithm, this.#deps.randomSeed));
+    // Events of host memory may need whole digests where those of the GPU do not.
+    const bytesHashes = this.#options.bytesHashes || this.#options.hostBlocks > 0;
+    return createHashChain({ ...this.#options, bytesHashes }, seed ?? unsetSeed(profile, hashAlgorithm, this.#deps.randomSeed));
   }
 }
 

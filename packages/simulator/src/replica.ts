@@ -7,7 +7,7 @@ import type { EngineObserver, Schedule, SequenceListener } from "./engine/engine
 import type { Sequence } from "./engine/sequence.ts";
 import { createReplicaMetrics, type ReplicaMetrics } from "./metrics.ts";
 import type { LoraAdapter, ResolvedOptions } from "./options.ts";
-import { Rank } from "./rank.ts";
+import { type PoolDump, Rank } from "./rank.ts";
 import { RequestLog } from "./request-log.ts";
 
 export interface ReplicaDeps {
@@ -89,6 +89,12 @@ export class Replica {
   async close(): Promise<void> {
     for (const rank of this.ranks) rank.engine.close();
     await Promise.all(this.ranks.map((rank) => rank.publisher?.close()));
+  }
+
+  /** True content of the caches: one entry per rank for the GPU, then one per rank for host memory where there is any. */
+  dumps(): readonly PoolDump[] {
+    const gpu = this.ranks.map((rank) => rank.dump());
+    return this.options.hostBlocks === 0 ? gpu : [...gpu, ...this.ranks.map((rank) => rank.hostDump())];
   }
 
   /** Waits until every batch so far has been handed to ZMQ. */

@@ -54,6 +54,11 @@ export const simulatorCommand: Command = {
       value: "N",
       description: "Tokens after a block that are part of its hash (0.33 with EAGLE or MTP). Default 0.",
     },
+    "host-blocks": {
+      type: "string",
+      value: "N",
+      description: "Blocks of host memory that computed blocks are offloaded to. Default 0: none.",
+    },
     "max-model-len": {
       type: "string",
       value: "TOKENS",
@@ -121,6 +126,7 @@ function readOptions(args: ParsedArgs): SimulatorOptions & { readonly replicas: 
       blockSizeTokens: args.integer("block-size"),
       numBlocks: args.integer("num-blocks"),
       lookaheadTokens: args.integer("lookahead-tokens"),
+      hostBlocks: args.integer("host-blocks"),
       maxModelLen: args.integer("max-model-len"),
       maxNumSeqs: args.integer("max-num-seqs"),
       maxNumBatchedTokens: args.integer("max-num-batched-tokens"),

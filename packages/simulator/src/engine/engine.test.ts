@@ -44,8 +44,16 @@ function createHarness(sink: Partial<EventSink> = {}, publishesBeforeStep = fals
         reservesWholePrompt: true,
         lookaheadTokens: 0,
         enablePrefixCaching: true,
+        hostBlocks: 0,
       },
-      latency: { prefillTokensPerSecond: 1000, decodeMs: 10, decodeMsPerSequence: 1, contextMsPerThousandTokens: 0, speed: 1 },
+      latency: {
+        prefillTokensPerSecond: 1000,
+        decodeMs: 10,
+        decodeMsPerSequence: 1,
+        contextMsPerThousandTokens: 0,
+        hostLoadTokensPerSecond: 1e6,
+        speed: 1,
+      },
       publishesBeforeStep,
     },
   );

@@ -10,6 +10,8 @@ export interface LatencyOptions {
   readonly decodeMsPerSequence: number;
   /** Added for each 1,000 tokens of context of the scheduled sequences, milliseconds. */
   readonly contextMsPerThousandTokens: number;
+  /** Tokens copied per second from host memory to the GPU. */
+  readonly hostLoadTokensPerSecond: number;
   /** Everything runs this many times faster. */
   readonly speed: number;
 }
@@ -19,5 +21,6 @@ export function stepMs(plan: StepPlan, options: LatencyOptions): number {
   const prefill = (plan.prefillTokens / options.prefillTokensPerSecond) * 1000;
   const decode = plan.decodeSequences === 0 ? 0 : options.decodeMs + options.decodeMsPerSequence * plan.decodeSequences;
   const context = (plan.contextTokens / 1000) * options.contextMsPerThousandTokens;
-  return (prefill + decode + context) / options.speed;
+  const load = (plan.loadedTokens / options.hostLoadTokensPerSecond) * 1000;
+  return (prefill + decode + context + load) / options.speed;
 }

@@ -1,5 +1,5 @@
 /** What the scheduler tells the publisher, before any wire form. Hashes are those of `Sequence.hashes`. */
-export type PoolEvent = PoolStored | PoolRemoved | PoolCleared;
+export type PoolEvent = PoolStored | PoolRemoved | PoolCleared | HostStored | HostRemoved;
 
 export interface PoolStored {
   readonly kind: "stored";
@@ -20,6 +20,19 @@ export interface PoolStored {
 export interface PoolRemoved {
   readonly kind: "removed";
   readonly hash: string;
+}
+
+/** Blocks copied to host memory: hashes only (OffloadingConnector without self_describing_kv_events). */
+export interface HostStored {
+  readonly kind: "host-stored";
+  readonly hashes: readonly string[];
+  readonly blockSizeTokens: number;
+  readonly lora: PoolStored["lora"];
+}
+
+export interface HostRemoved {
+  readonly kind: "host-removed";
+  readonly hashes: readonly string[];
 }
 
 export interface PoolCleared {

@@ -12,6 +12,7 @@ function createScheduler(options: Partial<SchedulerOptions> = {}): Scheduler {
     reservesWholePrompt: true,
     lookaheadTokens: 0,
     enablePrefixCaching: true,
+    hostBlocks: 0,
     ...options,
   });
 }
@@ -78,7 +79,7 @@ describe("Scheduler", () => {
     expect(drain(scheduler)).toEqual(["+0.0>0.1"]);
     expect(again.cachedTokens).toBe(4);
     expect(scheduler.pool.copies().get("0.1")).toBe(2);
-    expect(scheduler.counters).toEqual({ preemptions: 0, queriedTokens: 16, hitTokens: 4 });
+    expect(scheduler.counters).toEqual({ preemptions: 0, queriedTokens: 16, hitTokens: 4, hostHitTokens: 0 });
   });
 
   it("prefills in chunks of the token budget, one store per chunk", () => {
@@ -207,6 +208,47 @@ describe("Scheduler", () => {
     if (plan !== null) scheduler.complete(plan);
     scheduler.schedule();
     expect(scheduler.takeEvents()).toMatchObject([{ hashes: ["0.1"], lookahead: [[8]] }]);
+  });
+
+  it("copies computed blocks to host memory and loads from there what the GPU has lost", () => {
+    const scheduler = createScheduler({ numBlocks: 6, hostBlocks: 6 });
+    const run = (start: number): Sequence => {
+      const sequence = scheduler.add(spec(start, 17, 1));
+      while (sequence.status !== "finished") step(scheduler);
+      return sequence;
+    };
+    run(0);
+    expect(scheduler.takeEvents()).toMatchObject([{ kind: "stored" }, { kind: "host-stored", hashes: ["0.0", "0.1", "0.2", "0.3"] }]);
+    run(100);
+    expect(scheduler.takeEvents().map((event) => event.kind)).toEqual([
+      "removed",
+      "removed",
+      "removed",
+      "removed",
+      "stored",
+      "host-removed",
+      "host-stored",
+    ]);
+    // 100.* and the last two blocks of the first request are left, but a prefix without its beginning is no hit.
+    expect(run(0).cachedTokens).toBe(0);
+    scheduler.takeEvents();
+    const roomy = createScheduler({ numBlocks: 6, hostBlocks: 100 });
+    const sequences = [0, 100, 0].map((start) => {
+      const sequence = roomy.add(spec(start, 17, 1));
+      const plan = roomy.schedule();
+      if (plan !== null) roomy.complete(plan);
+      return [sequence.cachedTokens, plan?.prefillTokens, plan?.loadedTokens];
+    });
+    expect(sequences).toEqual([
+      [0, 17, 0],
+      [0, 17, 0],
+      [16, 1, 16],
+    ]);
+    expect(roomy.counters).toMatchObject({ hitTokens: 0, hostHitTokens: 16 });
+    // What was loaded is in the GPU pool again, and already in host memory.
+    const events = roomy.takeEvents();
+    expect(events.findLast((event) => event.kind === "stored")).toMatchObject({ hashes: ["0.0", "0.1", "0.2", "0.3"] });
+    expect(events.filter((event) => event.kind === "host-stored")).toHaveLength(2);
   });
 
   it("neither stores nor hits without prefix caching", () => {

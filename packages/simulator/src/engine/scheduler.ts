@@ -1,4 +1,5 @@
-import { BlockPool } from "./block-pool.ts";
+import { type BlockId, BlockPool } from "./block-pool.ts";
+import { HostTier } from "./host-tier.ts";
 import type { PoolEvent } from "./pool-events.ts";
 import { Sequence, type SequenceSpec } from "./sequence.ts";
 
@@ -15,6 +16,8 @@ export interface SchedulerOptions {
   /** Tokens after a block that are part of its hash; 0 when lookahead hashing is off. */
   readonly lookaheadTokens: number;
   readonly enablePrefixCaching: boolean;
+  /** Blocks of host memory that computed blocks are copied to; 0: no offloading. */
+  readonly hostBlocks: number;
 }
 
 /** What one model step computes. */
@@ -26,6 +29,8 @@ export interface StepPlan {
   readonly decodeSequences: number;
   /** Tokens already in the cache of all scheduled sequences: what attention reads. */
   readonly contextTokens: number;
+  /** Tokens copied from host memory instead of being computed. */
+  readonly loadedTokens: number;
 }
 
 export interface SchedulerCounters {
@@ -33,7 +38,17 @@ export interface SchedulerCounters {
   /** Prompt tokens looked up, and found, at first admission. */
   queriedTokens: number;
   hitTokens: number;
+  /** Prompt tokens found in host memory beyond those. */
+  hostHitTokens: number;
 }
+
+interface Hits {
+  readonly blocks: readonly BlockId[];
+  /** Further blocks that are in host memory. */
+  readonly hostBlocks: number;
+}
+
+const noHits: Hits = { blocks: [], hostBlocks: 0 };
 
 /**
  * Continuous batching over a block pool, step by step and without time: `schedule` plans a step, `complete` applies its result.
@@ -43,14 +58,17 @@ export interface SchedulerCounters {
  */
 export class Scheduler {
   readonly pool: BlockPool;
+  readonly host: HostTier;
   readonly waiting: Sequence[] = [];
   readonly running: Sequence[] = [];
-  readonly counters: SchedulerCounters = { preemptions: 0, queriedTokens: 0, hitTokens: 0 };
+  readonly counters: SchedulerCounters = { preemptions: 0, queriedTokens: 0, hitTokens: 0, hostHitTokens: 0 };
   readonly #options: SchedulerOptions;
   #events: PoolEvent[] = [];
+  #hostEvents: PoolEvent[] = [];
 
   constructor(options: SchedulerOptions) {
     this.#options = options;
+    this.host = new HostTier(options.hostBlocks);
     this.pool = new BlockPool({
       numBlocks: options.numBlocks,
       unhashedFreedFirst: options.unhashedFreedFirst,
@@ -72,13 +90,14 @@ export class Scheduler {
   }
 
   get pendingEvents(): number {
-    return this.#events.length;
+    return this.#events.length + this.#hostEvents.length;
   }
 
-  /** Events since the last call, in the order of the pool operations. */
+  /** Events since the last call, in the order of the pool operations; those of host memory follow. */
   takeEvents(): readonly PoolEvent[] {
-    const events = this.#events;
+    const events = this.#hostEvents.length === 0 ? this.#events : [...this.#events, ...this.#hostEvents];
     this.#events = [];
+    this.#hostEvents = [];
     return events;
   }
 
@@ -91,13 +110,21 @@ export class Scheduler {
 
   /** Plans the next step; null when there is nothing to compute. */
   schedule(): StepPlan | null {
-    const plan = { work: [] as { sequence: Sequence; tokens: number }[], prefillTokens: 0, decodeSequences: 0, contextTokens: 0 };
+    const plan = {
+      work: [] as { sequence: Sequence; tokens: number }[],
+      prefillTokens: 0,
+      decodeSequences: 0,
+      contextTokens: 0,
+      loadedTokens: 0,
+    };
     let budget = this.#options.maxNumBatchedTokens;
     const take = (sequence: Sequence, tokens: number): void => {
       budget -= tokens;
       if (sequence.generated > 0 && tokens === 1) plan.decodeSequences += 1;
       else plan.prefillTokens += tokens;
       plan.contextTokens += sequence.numComputed;
+      plan.loadedTokens += sequence.loadingTokens;
+      sequence.loadingTokens = 0;
       plan.work.push({ sequence, tokens });
       sequence.numComputed += tokens;
     };
@@ -107,7 +134,7 @@ export class Scheduler {
       const sequence = this.running[i];
       if (sequence === undefined) break;
       const tokens = Math.min(sequence.numTokens - sequence.numComputed, budget);
-      while (sequence.status === "running" && !this.#allocate(sequence, tokens, [], false)) {
+      while (sequence.status === "running" && !this.#allocate(sequence, tokens, noHits, false)) {
         this.#preemptLast();
         hasPreempted = true;
       }
@@ -118,16 +145,18 @@ export class Scheduler {
       const sequence = this.waiting[0];
       if (sequence === undefined) break;
       const hits = this.#lookup(sequence);
-      const hitTokens = hits.length * this.#options.blockSizeTokens;
-      const tokens = Math.min(sequence.numTokens - hitTokens, budget);
+      const hitTokens = hits.blocks.length * this.#options.blockSizeTokens;
+      const hostTokens = hits.hostBlocks * this.#options.blockSizeTokens;
+      const tokens = Math.min(sequence.numTokens - hitTokens - hostTokens, budget);
       if (!this.#allocate(sequence, tokens, hits, this.#options.reservesWholePrompt)) break;
       this.waiting.shift();
       this.running.push(sequence);
       sequence.status = "running";
       if (sequence.cachedTokens < 0) {
-        sequence.cachedTokens = hitTokens;
+        sequence.cachedTokens = hitTokens + hostTokens;
         this.counters.queriedTokens += sequence.numTokens;
         this.counters.hitTokens += hitTokens;
+        this.counters.hostHitTokens += hostTokens;
       }
       take(sequence, tokens);
     }
@@ -146,13 +175,13 @@ export class Scheduler {
     return advanced;
   }
 
-  #lookup(sequence: Sequence): number[] {
-    if (!this.#options.enablePrefixCaching || sequence.spec.skipsCacheLookup) return [];
+  #lookup(sequence: Sequence): Hits {
+    if (!this.#options.enablePrefixCaching || sequence.spec.skipsCacheLookup) return noHits;
     // The last token is always computed, to have logits to sample from.
     const limit = Math.min(Math.floor((sequence.numTokens - 1) / this.#options.blockSizeTokens), this.#hashesKnown(sequence));
     const hits = this.pool.leadingHits(sequence.spec.hashes, limit);
     if (hits.length > 0 && sequence.spec.reportsReusedBlocks) this.#emitStored(sequence, 0, hits.length);
-    return hits;
+    return { blocks: hits, hostBlocks: this.host.leadingHits(sequence.spec.hashes, hits.length, limit) };
   }
 
   /** Blocks whose hash can be known from the tokens so far. */
@@ -162,19 +191,20 @@ export class Scheduler {
   }
 
   /** Blocks for `tokens` more tokens, or false with nothing changed. */
-  #allocate(sequence: Sequence, tokens: number, hits: readonly number[], wholeSequence: boolean): boolean {
+  #allocate(sequence: Sequence, tokens: number, hits: Hits, wholeSequence: boolean): boolean {
     const { blockSizeTokens } = this.#options;
-    const computed = sequence.numComputed + hits.length * blockSizeTokens;
-    const held = sequence.blocks.length + hits.length;
-    const reviving = this.pool.countFree(hits);
+    const computed = sequence.numComputed + (hits.blocks.length + hits.hostBlocks) * blockSizeTokens;
+    const held = sequence.blocks.length + hits.blocks.length;
+    const reviving = this.pool.countFree(hits.blocks);
     if (wholeSequence && Math.ceil(sequence.numTokens / blockSizeTokens) - held + reviving > this.pool.freeBlocks) return false;
     const fresh = Math.max(0, Math.ceil((computed + tokens) / blockSizeTokens) - held);
     if (fresh + reviving > this.pool.freeBlocks) return false;
-    if (hits.length > 0) {
-      this.pool.touch(hits);
-      sequence.blocks = [...hits];
+    if (hits.blocks.length + hits.hostBlocks > 0) {
+      this.pool.touch(hits.blocks);
+      sequence.blocks = [...hits.blocks];
       sequence.numComputed = computed;
-      sequence.cachedBlocks = hits.length;
+      sequence.cachedBlocks = hits.blocks.length;
+      sequence.loadingTokens = hits.hostBlocks * blockSizeTokens;
     }
     if (fresh > 0) sequence.blocks.push(...this.pool.allocate(fresh));
     if (this.#options.enablePrefixCaching) this.#cacheFull(sequence, computed + tokens);
@@ -191,6 +221,15 @@ export class Scheduler {
     for (let i = first; i < full; i += 1) this.pool.insert(sequence.blocks[i] ?? 0, sequence.spec.hashes[i] ?? "");
     sequence.cachedBlocks = full;
     this.#emitStored(sequence, first, full);
+    this.#copyToHost(sequence, first, full);
+  }
+
+  #copyToHost(sequence: Sequence, first: number, end: number): void {
+    if (this.#options.hostBlocks === 0) return;
+    const { stored, evicted } = this.host.store(sequence.spec.hashes.slice(first, end));
+    const { blockSizeTokens } = this.#options;
+    if (evicted.length > 0) this.#hostEvents.push({ kind: "host-removed", hashes: evicted });
+    if (stored.length > 0) this.#hostEvents.push({ kind: "host-stored", hashes: stored, blockSizeTokens, lora: sequence.spec.lora });
   }
 
   #emitStored(sequence: Sequence, first: number, end: number): void {

@@ -31,7 +31,9 @@ export class Sequence {
   /** Leading blocks whose hash is in the pool. */
   cachedBlocks = 0;
   blocks: BlockId[] = [];
-  /** Prompt tokens found in the cache at first admission; -1 before. */
+  /** Tokens to be copied from host memory in the next step. */
+  loadingTokens = 0;
+  /** Prompt tokens found in the cache at first admission, host memory included; -1 before. */
   cachedTokens = -1;
   preemptions = 0;
 

@@ -1,5 +1,5 @@
 import type { WireForm } from "@kvatlas/shared/events/events";
-import type { PoolEvent, PoolRemoved, PoolStored } from "../engine/pool-events.ts";
+import type { HostStored, PoolEvent, PoolStored } from "../engine/pool-events.ts";
 import { MsgpackWriter } from "./msgpack-writer.ts";
 
 export interface EventEncoderOptions {
@@ -10,6 +10,9 @@ export interface EventEncoderOptions {
   readonly removedArrayLength: number;
   /** Whole digests as bytes (`VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES=0`); then the hashes of events are whole digests in hex. */
   readonly bytesHashes: boolean;
+  /** The hashes of host-memory events are bytes in any case; then all hashes are whole digests in hex. */
+  readonly hostHashesAreBytes: boolean;
+  readonly hostBlockSizeIsZero: boolean;
   /** `session_id` in stores (0.30+). */
   readonly hasSessionId: boolean;
 }
@@ -34,9 +37,18 @@ export function createEventEncoder(options: EventEncoderOptions): EventEncoder {
   const writer = new MsgpackWriter();
   const hash = (hex: string): void => (options.bytesHashes ? writer.binaryHex(hex) : writer.uint64Hex(hex.slice(-16)));
 
-  function writeHashes(hashes: readonly string[]): void {
+  function writeHashes(hashes: readonly string[], asBytes = options.bytesHashes): void {
     writer.arrayHead(hashes.length);
-    for (const one of hashes) hash(one);
+    for (const one of hashes) {
+      if (asBytes) writer.binaryHex(one);
+      else writer.uint64Hex(one.slice(-16));
+    }
+  }
+
+  function writeLora(lora: PoolStored["lora"], field: "id" | "name"): void {
+    if (lora === null) writer.nil();
+    else if (field === "id") writer.uint(lora.id);
+    else writer.string(lora.name);
   }
 
   function writeTokens(tokens: ArrayLike<number>): void {
@@ -61,9 +73,9 @@ export function createEventEncoder(options: EventEncoderOptions): EventEncoder {
       ["parent_block_hash", () => (event.parent === null ? writer.nil() : hash(event.parent))],
       ["token_ids", () => writeTokens(event.tokenIds)],
       ["block_size", () => writer.uint(event.blockSizeTokens)],
-      ["lora_id", () => (event.lora === null ? writer.nil() : writer.uint(event.lora.id))],
+      ["lora_id", () => writeLora(event.lora, "id")],
       ["medium", () => writer.string("GPU")],
-      ["lora_name", () => (event.lora === null ? writer.nil() : writer.string(event.lora.name))],
+      ["lora_name", () => writeLora(event.lora, "name")],
     ];
     const optional: readonly (Field | null)[] = [
       event.extraKeys.length === 0 ? null : ["extra_keys", () => writeExtraKeys(event)],
@@ -83,12 +95,51 @@ export function createEventEncoder(options: EventEncoderOptions): EventEncoder {
     for (const list of lists) writeTokens(list);
   }
 
-  function writeRemoved(event: PoolRemoved): void {
+  function writeHostStored(event: HostStored): void {
     const always: readonly Field[] = [
-      ["block_hashes", () => writeHashes([event.hash])],
-      ["medium", () => writer.string("GPU")],
+      ["block_hashes", () => writeHashes(event.hashes, options.bytesHashes || options.hostHashesAreBytes)],
+      ["parent_block_hash", () => writer.nil()],
+      ["token_ids", () => writer.arrayHead(0)],
+      ["block_size", () => writer.uint(options.hostBlockSizeIsZero ? 0 : event.blockSizeTokens)],
+      ["lora_id", () => writeLora(event.lora, "id")],
+      ["medium", () => writer.string("CPU")],
+      ["lora_name", () => writeLora(event.lora, "name")],
     ];
-    writeEvent("BlockRemoved", always, [["group_idx", () => writer.uint(0)]], options.removedArrayLength, false);
+    writeEvent(
+      "BlockStored",
+      always,
+      [null, null, null, null, null, null, null, null],
+      options.storedArrayLength,
+      options.wireForm === "map16",
+    );
+  }
+
+  function writeRemoved(hashes: readonly string[], medium: "GPU" | "CPU"): void {
+    const always: readonly Field[] = [
+      ["block_hashes", () => writeHashes(hashes, options.bytesHashes || (medium === "CPU" && options.hostHashesAreBytes))],
+      ["medium", () => writer.string(medium)],
+    ];
+    const group: Field | null = medium === "GPU" ? ["group_idx", () => writer.uint(0)] : null;
+    writeEvent("BlockRemoved", always, [group], options.removedArrayLength, false);
+  }
+
+  function writeOne(event: PoolEvent): void {
+    switch (event.kind) {
+      case "stored":
+        writeStored(event);
+        return;
+      case "removed":
+        writeRemoved([event.hash], "GPU");
+        return;
+      case "host-stored":
+        writeHostStored(event);
+        return;
+      case "host-removed":
+        writeRemoved(event.hashes, "CPU");
+        return;
+      default:
+        writeEvent("AllBlocksCleared", [], [], 1, false);
+    }
   }
 
   function writeEvent(
@@ -123,11 +174,7 @@ export function createEventEncoder(options: EventEncoderOptions): EventEncoder {
       writer.arrayHead(3);
       writer.float(timestampSeconds);
       writer.arrayHead(events.length);
-      for (const event of events) {
-        if (event.kind === "stored") writeStored(event);
-        else if (event.kind === "removed") writeRemoved(event);
-        else writeEvent("AllBlocksCleared", [], [], 1, false);
-      }
+      for (const event of events) writeOne(event);
       writer.uint(rank);
       return writer.take();
     },

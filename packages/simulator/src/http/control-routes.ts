@@ -14,7 +14,7 @@ const maxControlBytes = 65_536;
 export async function answerControl(replica: Replica, path: string, request: IncomingMessage, response: ServerResponse): Promise<boolean> {
   switch (`${request.method} ${path}`) {
     case "GET /sim/blocks":
-      sendJson(response, 200, { ranks: replica.ranks.map((rank) => rank.dump()) });
+      sendJson(response, 200, { ranks: replica.dumps() });
       return true;
     case "GET /sim/stats": {
       const limit = Number(new URL(request.url ?? "/", "http://replica").searchParams.get("limit") ?? 100);
