@@ -13,6 +13,8 @@ import { parseSendLine, type SendLine } from "../recording/send-lines.ts";
 
 /** A publisher that does not answer within this time is noted; its socket keeps dialling. */
 const connectTimeoutMs = 5_000;
+/** A subscription reaches the publisher a moment after the connection is there, and nothing tells when. */
+const subscriptionMs = 300;
 /** A replay that says nothing for this long is taken for ended; vLLM serves one request per 100 ms when idle. */
 const replaySilenceMs = 2_000;
 /** Frames of a request come at most this long after its response. */
@@ -82,8 +84,9 @@ async function record(context: CommandContext): Promise<number> {
   const sender = new EngineHttp(writer, { url, timeoutMs, signal });
   const topic = args.string("topic") ?? "";
   const publisher = defaultEngine;
-  const meta = await describeEngine(http, { engine: publisher, seed: args.string("seed") ?? null, topic });
+  const { meta, answers } = await describeEngine(http, { engine: publisher, seed: args.string("seed") ?? null, topic });
   await writer.write("meta", meta);
+  for (const answer of answers) await http.writeAnswer(answer);
 
   const captures = events.map((address) => new FrameCapture(writer, { publisher, address, topic }));
   const ends = new AbortController();
@@ -93,16 +96,20 @@ async function record(context: CommandContext): Promise<number> {
       const isUp = await capture.start(connectTimeoutMs);
       if (!isUp) stderr.write(`kvatlas: ${events[rank]} does not answer; it is dialled again until the end.\n`);
     }
-    for (const address of replay) await captureReplay(writer, publisher, address, 0, replaySilenceMs);
+    await sleep(subscriptionMs, undefined, { signal }).catch(() => undefined);
+    for (const [rank, address] of replay.entries()) {
+      const next = await captureReplay(writer, publisher, address, 0, replaySilenceMs);
+      if (next !== null) captures[rank]?.replayedUntil(next);
+    }
     if (requests === null) {
       stderr.write("kvatlas: recording; Ctrl-C ends it.\n");
       await aborted(signal);
     } else await sendAll(context, { writer, sender, quietMs }, requests);
     // What the live socket may have missed at the end.
     for (const [rank, address] of replay.entries()) {
-      await captureReplay(writer, publisher, address, captures[rank]?.nextSeq ?? 0, replaySilenceMs);
+      await captureReplay(writer, publisher, address, captures[rank]?.replayFrom ?? 0, replaySilenceMs);
     }
-    await http.get("/metrics").catch(() => null);
+    await recordMetrics(http);
   } finally {
     ends.abort();
     await sampling;
@@ -144,8 +151,16 @@ async function sampleMetrics(http: EngineHttp, intervalMs: number, signal: Abort
     } catch {
       return;
     }
-    // An engine that is busy or gone shows in the frames; a page less does not end the recording.
-    await http.get("/metrics").catch(() => null);
+    await recordMetrics(http);
+  }
+}
+
+/** An engine that is busy or gone shows in the frames; a page less does not end the recording. */
+async function recordMetrics(http: EngineHttp): Promise<void> {
+  try {
+    await http.writeAnswer(await http.ask("/metrics"));
+  } catch (error) {
+    if (!isKvatlasError(error, "KVATLAS_ENDPOINT_UNAVAILABLE")) throw error;
   }
 }
 

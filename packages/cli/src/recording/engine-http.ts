@@ -11,6 +11,12 @@ export interface EngineHttpOptions {
   readonly signal: AbortSignal;
 }
 
+export interface EngineAnswer {
+  readonly path: string;
+  readonly status: number;
+  readonly body: unknown;
+}
+
 /** Largest answer that is recorded: about a million streamed tokens. */
 const maxAnswerBytes = 256 * 1024 * 1024;
 
@@ -25,15 +31,17 @@ export class EngineHttp {
   }
 
   /**
-   * Body of a GET, as JSON where it is JSON; null unless the status is 200.
+   * Answer to a GET, its body as JSON where it is JSON.
    *
    * @throws KVATLAS_ENDPOINT_UNAVAILABLE no answer
    */
-  async get(path: string): Promise<unknown> {
+  async ask(path: string): Promise<EngineAnswer> {
     const { status, text } = await this.#call(path, {});
-    const body = path === "/metrics" ? shortMetrics(text) : parsed(text);
+    return { path, status, body: path === "/metrics" ? shortMetrics(text) : parsed(text) };
+  }
+
+  async writeAnswer({ path, status, body }: EngineAnswer): Promise<void> {
     await this.#writer.write("http", { method: "GET", path, request: null, status, body });
-    return status === 200 ? body : null;
   }
 
   /**

@@ -44,7 +44,7 @@ export interface FinishedReplay {
 
 interface OpenRun {
   readonly engine: string;
-  readonly meta: MetaLine | null;
+  meta: MetaLine | null;
   readonly streams: Map<number, EngineStream>;
   readonly exchanges: { readonly request: RequestLine; response: ResponseLine | null }[];
   readonly http: HttpLine[];
@@ -73,9 +73,13 @@ export function collectRuns(recording: Recording, report: ReportBuilder): readon
 
   for (const line of recording.lines) {
     switch (line.kind) {
-      case "meta":
-        open(line.engine, line);
+      case "meta": {
+        // What came before the first description belongs to what it describes.
+        const undescribed = current.get(line.engine);
+        if (undescribed?.meta === null) undescribed.meta = line;
+        else open(line.engine, line);
         break;
+      }
       case "frame":
         addFrame(line, runOf(engineOf(line)), report);
         break;

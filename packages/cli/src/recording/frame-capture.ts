@@ -15,16 +15,26 @@ export class FrameCapture {
   readonly #writer: RecordingWriter;
   readonly #options: FrameCaptureOptions;
   #draining: Promise<void> = Promise.resolve();
+  /** First number heard live, and the one after the last. */
+  #firstSeq: number | null = null;
   #nextSeq = 0;
+  /** First number that is missing. */
+  #hole: number | null = null;
 
   constructor(writer: RecordingWriter, options: FrameCaptureOptions) {
     this.#writer = writer;
     this.#options = options;
   }
 
-  /** One more than the highest sequence number heard. */
-  get nextSeq(): number {
-    return this.#nextSeq;
+  /** Sequence number from which a replay fills in what the live socket has missed. */
+  get replayFrom(): number {
+    return this.#hole ?? this.#nextSeq;
+  }
+
+  /** Takes note of a replay that ended before number `next`. */
+  replayedUntil(next: number): void {
+    if (this.#firstSeq === null) this.#nextSeq = next;
+    else if (this.#firstSeq > next) this.#hole = next;
   }
 
   /** Resolves when the publisher has answered, or bound; after `timeoutMs` without an answer all the same, and the socket keeps dialling. */
@@ -54,6 +64,14 @@ export class FrameCapture {
     await this.#writer.note("SUB closed", { publisher: this.#options.publisher });
   }
 
+  #hear(seq: number): void {
+    // The first one may come after a start that nobody heard; a smaller one is a restart, which has no hole.
+    if (this.#firstSeq !== null && seq > this.#nextSeq) this.#hole ??= this.#nextSeq;
+    if (seq < this.#nextSeq && seq === 0) this.#hole = null;
+    this.#firstSeq ??= seq;
+    this.#nextSeq = seq + 1;
+  }
+
   async #drain(): Promise<void> {
     while (!this.#socket.closed) {
       let frames: Buffer[];
@@ -63,15 +81,15 @@ export class FrameCapture {
         return;
       }
       const seq = frames[1];
-      if (seq?.length === 8) this.#nextSeq = Math.max(this.#nextSeq, Number(seq.readBigUInt64BE()) + 1);
+      if (seq?.length === 8) this.#hear(Number(seq.readBigUInt64BE()));
       await this.#writer.write("frame", { endpoint: "live", publisher: this.#options.publisher, frames: frames.map(toHex) });
     }
   }
 }
 
 /**
- * Asks a replay socket for everything from `start` on and writes request and answers. Returns how many messages came, the end marker
- * included, or null when the marker did not come before `silenceMs` without a message.
+ * Asks a replay socket for everything from `start` on and writes request and answers. Returns the sequence number after the last one, or null
+ * when the end marker did not come before `silenceMs` without a message.
  */
 export async function captureReplay(
   writer: RecordingWriter,
@@ -88,13 +106,16 @@ export async function captureReplay(
     const request = [Buffer.alloc(0), seq];
     await writer.write("frame", { endpoint: "replay", publisher, direction: "sent", start, frames: request.map(toHex) });
     await socket.send(request);
+    let next = start;
     for (let messages = 1; ; messages++) {
       const frames = await socket.receive();
       await writer.write("frame", { endpoint: "replay", publisher, start, frames: frames.map(toHex) });
       if (frames.at(-1)?.length === 0 && frames.at(-2)?.every((byte) => byte === 0xff)) {
         await writer.note(`replay from ${start}: ${messages} messages`, { publisher });
-        return messages;
+        return next;
       }
+      const last = frames.at(-2);
+      if (last?.length === 8) next = Number(last.readBigUInt64BE()) + 1;
     }
   } catch (error) {
     if (!(error instanceof Error && "code" in error && error.code === "EAGAIN")) throw error;
