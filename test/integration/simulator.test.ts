@@ -368,6 +368,18 @@ describe("simulator", () => {
     expect(frames[0]?.at(-1)?.includes(Buffer.from([0xc4, 32]))).toBe(engineVersion === "0.22");
   });
 
+  it("names the port that is in use, HTTP or ZMQ, and leaves nothing open", async () => {
+    const simulator = await simulate();
+    const { address, eventsEndpoint, replayEndpoint } = simulator;
+    const port = (endpoint: string | null) => `tcp://*:${endpoint?.split(":").at(-1)}`;
+    for (const options of [{ listen: address }, { kvEventsEndpoint: port(eventsEndpoint) }, { replayEndpoint: port(replayEndpoint) }]) {
+      const second = createSimulator({}, { model, ...options });
+      await expect(second.start()).rejects.toMatchObject({ code: "KVATLAS_PORT_IN_USE" });
+      await second.close();
+    }
+    expect((await fetch(`${simulator.url}/health`)).status).toBe(200);
+  });
+
   it("survives what is not HTTP as it should be", async () => {
     const simulator = await simulate();
     const bodies = [

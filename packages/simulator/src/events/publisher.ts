@@ -195,7 +195,7 @@ export class EventPublisher {
     this.#pub = null;
     this.#router = null;
     for (const socket of sockets) {
-      if (socket === null) continue;
+      if (socket === null || socket.closed) continue;
       const bound = socket.lastEndpoint;
       try {
         // Unbinding first frees the port before close returns.
@@ -295,7 +295,6 @@ async function bind(socket: PubSocket | RouterSocket, endpoint: string, what: st
   try {
     await socket.bind(endpoint);
   } catch (error) {
-    socket.close();
     throw new KvatlasError(
       "KVATLAS_PORT_IN_USE",
       `cannot bind ${what} ${endpoint}: ${error instanceof Error ? error.message : String(error)}. Choose another port (0 picks a free one).`,
