@@ -63,7 +63,7 @@ const GPT2_PATTERN = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\
  */
 export function enginePipeline(json: TokenizerJson, config: TokenizerConfig, modelType: string): TokenizerJson {
   const rebuilt = rebuildForClass(json, config, modelType);
-  assertExact(rebuilt);
+  assertExact(rebuilt, config);
   return { ...rebuilt, pre_tokenizer: rebuilt.pre_tokenizer === null ? null : exactPreTokenizer(rebuilt.pre_tokenizer) };
 }
 
@@ -114,14 +114,15 @@ function split(regex: string): PipelineStep {
   return { type: "Split", pattern: { Regex: regex }, behavior: "Isolated", invert: false };
 }
 
-function assertExact(json: TokenizerJson): void {
-  const problem = inexactPart(json);
+function assertExact(json: TokenizerJson, config: TokenizerConfig): void {
+  const problem = inexactPart(json, config);
   if (problem !== null) {
     throw new KvatlasError("KVATLAS_TOKENIZER_UNAVAILABLE", `tokenizer.json has ${problem}, which local tokenization does not run exactly`);
   }
 }
 
-function inexactPart(json: TokenizerJson): string | null {
+function inexactPart(json: TokenizerJson, config: TokenizerConfig): string | null {
+  if (config.split_special_tokens === true) return "split_special_tokens in its configuration";
   for (const step of preTokenizerSteps(json.pre_tokenizer)) {
     if (step.type === "Metaspace" && step.split !== false) return "a Metaspace pre-tokenizer that splits";
   }

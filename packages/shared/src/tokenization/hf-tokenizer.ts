@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { Tokenizer as HfTokenizer } from "@huggingface/tokenizers";
 import { KvatlasError } from "../errors.ts";
 import { enginePipeline, type TokenizerConfig, type TokenizerJson } from "./engine-pipeline.ts";
+import { createSegmentEncoder } from "./segment-encoder.ts";
 
 export interface Tokenizer {
   /** Ids of a text. `addSpecialTokens` runs the post-processor (BOS, EOS where the model has them). */
@@ -45,8 +46,15 @@ export async function readTokenizerFiles(directory: string): Promise<TokenizerFi
   };
 }
 
+/** Text and ids of remembered pieces. */
+const DEFAULT_CACHE_BYTES = 64 * 1024 * 1024;
+
 /** @throws KVATLAS_TOKENIZER_UNAVAILABLE when the pipeline has a part this build does not run exactly. */
-export function createTokenizer(files: Pick<TokenizerFiles, "tokenizer" | "config">, modelType: string): Tokenizer {
+export function createTokenizer(
+  files: Pick<TokenizerFiles, "tokenizer" | "config">,
+  modelType: string,
+  cacheBytes: number = DEFAULT_CACHE_BYTES,
+): Tokenizer {
   const json = enginePipeline(files.tokenizer, files.config, modelType);
   let inner: HfTokenizer;
   try {
@@ -56,12 +64,15 @@ export function createTokenizer(files: Pick<TokenizerFiles, "tokenizer" | "confi
   }
   let vocabSize = 0;
   for (const id of inner.get_vocab().values()) vocabSize = Math.max(vocabSize, id + 1);
+  const special = specialIds(inner);
+  const encodePiece = (text: string): Uint32Array => Uint32Array.from(inner.encode(text, { add_special_tokens: false }).ids);
+  const encodePieces = createSegmentEncoder(json, encodePiece, cacheBytes) ?? encodePiece;
   return {
     vocabSize,
-    specialTokensAdded: countSpecialTokens(inner),
+    specialTokensAdded: { before: special.before.length, after: special.after.length },
     encode: (text, { addSpecialTokens }) => {
-      if (text === "" && !addSpecialTokens) return new Uint32Array(0);
-      return Uint32Array.from(inner.encode(text, { add_special_tokens: addSpecialTokens }).ids);
+      const ids = text === "" ? new Uint32Array(0) : encodePieces(text);
+      return addSpecialTokens ? Uint32Array.from([...special.before, ...ids, ...special.after]) : ids;
     },
     decode: (tokenIds) => {
       const known = Array.from(tokenIds).filter((id) => Number.isInteger(id) && id >= 0 && id < vocabSize);
@@ -71,15 +82,15 @@ export function createTokenizer(files: Pick<TokenizerFiles, "tokenizer" | "confi
   };
 }
 
-/** Compares one text with and without special tokens. */
-function countSpecialTokens(inner: HfTokenizer): { readonly before: number; readonly after: number } {
+/** Ids the post-processor puts around a text, from comparing one text with and without special tokens. */
+function specialIds(inner: HfTokenizer): { readonly before: readonly number[]; readonly after: readonly number[] } {
   const bare: readonly number[] = inner.encode("a", { add_special_tokens: false }).ids;
   const full: readonly number[] = inner.encode("a", { add_special_tokens: true }).ids;
   const added = full.length - bare.length;
   for (let before = 0; before <= added; before++) {
-    if (bare.every((id, i) => full[before + i] === id)) return { before, after: added - before };
+    if (bare.every((id, i) => full[before + i] === id)) return { before: full.slice(0, before), after: full.slice(before + bare.length) };
   }
-  return { before: added, after: 0 };
+  throw new KvatlasError("KVATLAS_TOKENIZER_UNAVAILABLE", "the post-processor of tokenizer.json does more than put tokens around the text");
 }
 
 async function readText(directory: string, name: string, required: boolean): Promise<string | null> {

@@ -39,7 +39,7 @@ export async function loadTokenizer(directory: string, options: LoadTokenizerOpt
 export async function loadPromptEncoderCore(options: LocalEncoderOptions): Promise<PromptEncoderCore> {
   const files = await readTokenizerFiles(options.directory);
   const modelType = options.modelType ?? files.modelType ?? "";
-  const tokenizer = createTokenizer(files, modelType);
+  const tokenizer = createTokenizer(files, modelType, options.cacheBytes);
   const renderer = createChatRenderer(files, {
     modelType,
     now: options.now ?? (() => new Date()),

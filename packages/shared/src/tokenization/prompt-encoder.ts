@@ -36,6 +36,8 @@ export interface LocalEncoderOptions {
   readonly modelType?: string;
   /** Server-side defaults for `chat_template_kwargs`. */
   readonly chatTemplateKwargs?: Readonly<Record<string, unknown>>;
+  /** Bytes of text and ids remembered, so that a growing chat is not encoded anew each turn; 0 turns it off. @defaultValue 64 MiB */
+  readonly cacheBytes?: number;
   /** Clock of templates that print a date; local time. */
   readonly now?: () => Date;
 }
