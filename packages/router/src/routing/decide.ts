@@ -194,7 +194,7 @@ export class Decider {
     const isSleeping = (endpoint: FleetEndpoint) => loads.isSleeping(load, endpoint.id);
     const isEjected = (endpoint: FleetEndpoint) => !dryRun && ejection.isEjected(endpoint.id);
     const endpoints = eligibleEndpoints({ endpoints: input.route.endpoints, isSleeping, isEjected });
-    if (endpoints.length === 0) throw new HttpError(503, whyNone(input.route.endpoints, isSleeping), { retryAfterSeconds: 1 });
+    if (endpoints.length === 0) throw new HttpError(503, whyNone(input.route.endpoints), { retryAfterSeconds: 1 });
     return endpoints.map((endpoint) => ({
       endpoint,
       matchedTokens: residency.matches.get(endpoint.id)?.tokens ?? 0,
@@ -220,12 +220,7 @@ export class Decider {
     },
   ): Decision {
     const [picked] = ranking;
-    if (picked === undefined)
-      throw new HttpError(
-        503,
-        whyNone(input.route.endpoints, () => false),
-        { retryAfterSeconds: 1 },
-      );
+    if (picked === undefined) throw new HttpError(503, whyNone(input.route.endpoints), { retryAfterSeconds: 1 });
     return {
       endpoint: picked.endpoint,
       mode: found.mode,

@@ -12,6 +12,11 @@ describe("eligibleEndpoints", () => {
     expect(eligibleEndpoints({ endpoints: [a, b, down], isSleeping: (endpoint) => endpoint === b, isEjected: never })).toEqual([a]);
   });
 
+  it("takes those that are not ready when there is nothing better, but never sleeping ones", () => {
+    expect(eligibleEndpoints({ endpoints: [a, down], isSleeping: (endpoint) => endpoint === a, isEjected: never })).toEqual([down]);
+    expect(eligibleEndpoints({ endpoints: [a, down], isSleeping: () => true, isEjected: never })).toEqual([]);
+  });
+
   it("avoids ejected ones, but not at the price of having none", () => {
     expect(eligibleEndpoints({ endpoints: [a, b], isSleeping: never, isEjected: (endpoint) => endpoint === a })).toEqual([b]);
     expect(eligibleEndpoints({ endpoints: [a, b], isSleeping: never, isEjected: () => true })).toEqual([a, b]);
@@ -20,7 +25,7 @@ describe("eligibleEndpoints", () => {
 
 describe("whyNone", () => {
   it("says what is wrong with them", () => {
-    expect(whyNone([], never)).toMatch(/no replica is known/);
-    expect(whyNone([a, down], () => true)).toMatch(/none of the 2 replicas .* 1 asleep, 1 not ready/);
+    expect(whyNone([])).toMatch(/no replica is known/);
+    expect(whyNone([a, b])).toBe("all 2 replicas of this model are asleep.");
   });
 });

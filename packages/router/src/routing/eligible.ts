@@ -7,22 +7,23 @@ export interface EligibilityInput {
   readonly isEjected: (endpoint: FleetEndpoint) => boolean;
 }
 
-/** Endpoints that may take a request: ready, awake and, where there is a choice, not ejected. */
+/**
+ * Endpoints that may take a request: ready, awake and, where there is a choice, not ejected.
+ * When not one counts as ready, all that are awake may: it is then as likely that the observer is wrong as that the whole fleet is down, and a
+ * replica that really is down refuses the connection.
+ */
 export function eligibleEndpoints(input: EligibilityInput): readonly FleetEndpoint[] {
-  const fit = input.endpoints.filter((endpoint) => endpoint.ready && !input.isSleeping(endpoint));
+  const awake = input.endpoints.filter((endpoint) => !input.isSleeping(endpoint));
+  const ready = awake.filter((endpoint) => endpoint.ready);
+  const fit = ready.length > 0 ? ready : awake;
   const calm = fit.filter((endpoint) => !input.isEjected(endpoint));
   return calm.length > 0 ? calm : fit;
 }
 
 /** Why there is no endpoint, as a sentence. */
-export function whyNone(endpoints: readonly FleetEndpoint[], isSleeping: (endpoint: FleetEndpoint) => boolean): string {
+export function whyNone(endpoints: readonly FleetEndpoint[]): string {
   if (endpoints.length === 0) return "no replica is known for this model.";
-  const count = (test: (endpoint: FleetEndpoint) => boolean) => endpoints.filter(test).length;
-  const parts = [
-    [count((endpoint) => endpoint.ready && isSleeping(endpoint)), "asleep"],
-    [count((endpoint) => !endpoint.ready && endpoint.status === "not-ready"), "not ready"],
-    [count((endpoint) => !endpoint.ready && endpoint.status === "silent"), "silent"],
-  ] as const;
-  const said = parts.filter(([n]) => n > 0).map(([n, what]) => `${n} ${what}`);
-  return `none of the ${endpoints.length} replicas of this model can take requests: ${said.join(", ")}.`;
+  return endpoints.length === 1
+    ? "the only replica of this model is asleep."
+    : `all ${endpoints.length} replicas of this model are asleep.`;
 }
