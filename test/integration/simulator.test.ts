@@ -364,6 +364,9 @@ describe("simulator", () => {
     }
     expect(Object.fromEntries(held.gpu)).toEqual(gpu?.hashes);
     expect(Object.fromEntries(held.cpu)).toEqual(cpu?.hashes);
+    expect(await (await fetch(`${simulator.url}/metrics`)).text()).toContain(
+      `vllm:external_prefix_cache_hits_total{model_name="${model}",engine="0"} 192\n`,
+    );
     expect([gpu?.medium, cpu?.medium, held.cpu.size]).toEqual(["gpu", "cpu", 36]);
     expect(frames[0]?.at(-1)?.includes(Buffer.from([0xc4, 32]))).toBe(engineVersion === "0.22");
   });

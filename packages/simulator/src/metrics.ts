@@ -11,6 +11,7 @@ export interface RankView {
   readonly preemptions: number;
   readonly queriedTokens: number;
   readonly hitTokens: number;
+  readonly hostHitTokens: number;
   readonly runningAdapters: readonly string[];
   readonly waitingAdapters: readonly string[];
 }
@@ -57,6 +58,8 @@ export function createReplicaMetrics(options: ResolvedOptions): ReplicaMetrics {
     : null;
   const queries = counter("prefix_cache_queries", "Prefix cache queries, in tokens.");
   const hits = counter("prefix_cache_hits", "Prefix cache hits, in tokens.");
+  const hostQueries = counter("external_prefix_cache_queries", "External prefix cache queries, in tokens.");
+  const hostHits = counter("external_prefix_cache_hits", "External prefix cache hits, in tokens.");
   const preemptions = counter("num_preemptions", "Cumulative number of preemptions.");
   const promptTokens = counter("prompt_tokens", "Number of prefill tokens processed.");
   const cachedPromptTokens = counter("prompt_tokens_cached", "Number of prompt tokens found in the cache.");
@@ -95,7 +98,8 @@ export function createReplicaMetrics(options: ResolvedOptions): ReplicaMetrics {
 
   const perRank = (rank: number) => ({ model_name: options.model, engine: String(rank) });
   for (let rank = 0; rank < options.dataParallelSize; rank += 1) {
-    for (const metric of [queries, hits, preemptions, promptTokens, cachedPromptTokens, generationTokens]) metric.inc(perRank(rank), 0);
+    for (const metric of [queries, hits, hostQueries, hostHits, preemptions, promptTokens, cachedPromptTokens, generationTokens])
+      metric.inc(perRank(rank), 0);
     for (const reason of ["stop", "length", "abort", "error"]) success.inc({ ...perRank(rank), finished_reason: reason }, 0);
     for (const metric of [firstToken, betweenTokens, endToEnd, queued, promptLengths, answerLengths, stepTokens])
       metric.zero(perRank(rank));
@@ -112,6 +116,8 @@ export function createReplicaMetrics(options: ResolvedOptions): ReplicaMetrics {
       oldUsage?.set(labels, view.kvUsage);
       setCounter(queries, labels, view.queriedTokens);
       setCounter(hits, labels, view.hitTokens);
+      setCounter(hostQueries, labels, options.hostBlocks === 0 ? 0 : view.queriedTokens - view.hitTokens);
+      setCounter(hostHits, labels, view.hostHitTokens);
       setCounter(preemptions, labels, view.preemptions);
       for (const state of ["awake", "weights_offloaded", "discard_all"] as const) {
         sleep.set({ ...labels, sleep_state: state }, state === source.sleepState ? 1 : 0);

@@ -139,6 +139,7 @@ export class Rank {
       preemptions: scheduler.counters.preemptions,
       queriedTokens: scheduler.counters.queriedTokens,
       hitTokens: scheduler.counters.hitTokens,
+      hostHitTokens: scheduler.counters.hostHitTokens,
       runningAdapters: adapters(scheduler.running),
       waitingAdapters: adapters(scheduler.waiting),
     };
