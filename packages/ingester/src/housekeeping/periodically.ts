@@ -1,8 +1,10 @@
 import type { Component } from "@kvatlas/shared/lifecycle";
 import type { Logger } from "@kvatlas/shared/logger";
+import { orAborted } from "../pipeline/store-retry.ts";
 
-/** Runs a job again and again, `intervalMs` after its last end, so that runs never overlap. A failed run is logged; the next one tries again. */
+/** Runs a job again and again, `intervalMs` after its last end, so that runs never overlap. A failed run is logged; the next one tries again. `close` waits for no store. */
 export function periodically(name: string, job: () => Promise<void>, intervalMs: number, logger: Logger): Component {
+  const abort = new AbortController();
   let timer: NodeJS.Timeout | null = null;
   let running: Promise<void> | null = null;
   let closed = false;
@@ -10,8 +12,10 @@ export function periodically(name: string, job: () => Promise<void>, intervalMs:
   function schedule(): void {
     if (closed) return;
     timer = setTimeout(() => {
-      running = job()
-        .catch((error: unknown) => logger.warn({ err: error, job: name }, "a housekeeping job failed; it is tried again"))
+      running = orAborted(job(), abort.signal)
+        .catch((error: unknown) => {
+          if (!closed) logger.warn({ err: error, job: name }, "a housekeeping job failed; it is tried again");
+        })
         .finally(schedule);
     }, intervalMs);
   }
@@ -22,6 +26,7 @@ export function periodically(name: string, job: () => Promise<void>, intervalMs:
     close: async () => {
       closed = true;
       if (timer !== null) clearTimeout(timer);
+      abort.abort();
       await running;
     },
   };

@@ -3,6 +3,7 @@ import type { Logger } from "@kvatlas/shared/logger";
 import type { EndpointLoad, EndpointRegistry } from "@kvatlas/shared/registry/endpoint-registry";
 import type { EndpointId } from "@kvatlas/shared/types";
 import type { IngesterMetrics } from "../metrics.ts";
+import { orAborted } from "../pipeline/store-retry.ts";
 import type { EngineClient, EngineModels } from "./engine-client.ts";
 import type { EngineMetrics } from "./engine-metrics.ts";
 
@@ -139,7 +140,7 @@ export class LoadScraper {
     }
     if (loads.size === 0) return;
     try {
-      await this.#deps.registry.setLoad(loads);
+      await orAborted(this.#deps.registry.setLoad(loads), this.#abort.signal);
     } catch (error) {
       this.#deps.logger.debug({ err: error, address }, "load could not be written; the next look tries again");
     }

@@ -6,6 +6,7 @@ import type { EndpointId } from "@kvatlas/shared/types";
 import type { ReplicaTarget } from "../discovery/replica-target.ts";
 import type { IngesterMetrics } from "../metrics.ts";
 import type { SessionEnd } from "../pipeline/endpoint-session.ts";
+import { orAborted } from "../pipeline/store-retry.ts";
 
 /** What is done for an endpoint while it is owned. */
 export interface Tenure {
@@ -39,6 +40,8 @@ interface Owned {
   leaving: Promise<void> | null;
 }
 
+/** A store that does not answer does not hold a goodbye up for longer; leases and beats age. */
+const closeTimeoutMs = 4_000;
 /** A tenure that failed is tried again after this time. */
 const retryAfterMs = 1_000;
 
@@ -148,7 +151,9 @@ export class Ownership {
     const { registry, logger } = this.#deps;
     // Leaving comes first: others begin to ask for the endpoints while they are being handed over.
     const goodbye = registry.leave("ingester", this.#options.instanceId);
-    const steps = await Promise.allSettled([goodbye, ...[...this.#owned.values()].map((owned) => this.#handOver(owned))]);
+    const handOvers = [...this.#owned.values()].map((owned) => this.#handOver(owned));
+    const deadline = AbortSignal.timeout(closeTimeoutMs);
+    const steps = await Promise.allSettled([goodbye, ...handOvers].map((step) => orAborted(step, deadline)));
     for (const step of steps)
       if (step.status === "rejected") logger.warn({ err: step.reason }, "an endpoint was not handed over in good order");
   }

@@ -88,7 +88,12 @@ export class EndpointSession {
     this.#processStart = new ProcessStartWatch(deps.clock, owned.stored?.processStartSeconds ?? null);
     this.#applier = new EventApplier(
       { ...deps, logger: this.#logger, profile: this.#profile },
-      { ...options, maxHeldBytes: options.maxQueuedBytes * heldShareOfQueue, signal: this.#abort.signal },
+      {
+        ...options,
+        maxHeldBytes: options.maxQueuedBytes * heldShareOfQueue,
+        signal: this.#abort.signal,
+        onFailure: () => this.#wakeUp.notify(),
+      },
       owned,
     );
   }

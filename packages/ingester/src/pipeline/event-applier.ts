@@ -33,6 +33,8 @@ export interface EventApplierOptions {
   /** Bytes of batches that are held until the key scheme is known. */
   readonly maxHeldBytes: number;
   readonly signal: AbortSignal;
+  /** Something has failed that the next `write` rejects with. */
+  readonly onFailure: () => void;
 }
 
 interface Incarnation {

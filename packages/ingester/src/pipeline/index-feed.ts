@@ -18,6 +18,8 @@ export interface IndexFeedOptions {
   readonly flushIntervalMs: number;
   /** Ends the repetition of calls that the store does not answer. */
   readonly signal: AbortSignal;
+  /** A write under way has failed: `write` is due at once, and rejects with the reason. */
+  readonly onFailure: () => void;
 }
 
 /** A batch on its way into the index. */
@@ -42,6 +44,7 @@ export class IndexFeed {
   #groupOps = 0;
   #groupSince = 0;
   #writing: Promise<void> | null = null;
+  #hasFailed = false;
 
   constructor(deps: IndexFeedDeps, options: IndexFeedOptions, writer: IndexWriter) {
     this.#deps = deps;
@@ -60,6 +63,7 @@ export class IndexFeed {
 
   /** Monotonic ms at which the waiting group is to be written; null when nothing waits. */
   get dueAt(): number | null {
+    if (this.#hasFailed) return Number.NEGATIVE_INFINITY;
     return this.#group.length === 0 ? null : this.#groupSince + this.#options.flushIntervalMs;
   }
 
@@ -81,7 +85,10 @@ export class IndexFeed {
     this.#groupOps = 0;
     this.#writing = this.#apply(group);
     // Whoever comes next awaits it; until then a failure is not unhandled.
-    this.#writing.catch(() => {});
+    this.#writing.catch(() => {
+      this.#hasFailed = true;
+      this.#options.onFailure();
+    });
   }
 
   /** Resolves when everything taken in is in the index. */
@@ -96,6 +103,7 @@ export class IndexFeed {
     this.#groupOps = 0;
     await this.#writing?.catch(() => {});
     this.#writing = null;
+    this.#hasFailed = false;
   }
 
   async #finishWriting(): Promise<void> {
@@ -105,6 +113,7 @@ export class IndexFeed {
       await writing;
     } finally {
       if (this.#writing === writing) this.#writing = null;
+      this.#hasFailed = false;
     }
   }
 
