@@ -2,8 +2,6 @@ import { LRUCache } from "lru-cache";
 import { AddedTokenScanner, type Segment } from "./added-token-scanner.ts";
 import { type AddedTokenJson, preTokenizerSteps, type TokenizerJson } from "./engine-pipeline.ts";
 
-/** Shorter pieces are cheaper to encode than to look up and keep. */
-const MIN_CACHED_LENGTH = 12;
 /** One piece may take this share of the cache at most. */
 const MAX_PIECE_SHARE = 4;
 /** Rough cost of an entry beside its text and ids, in bytes. */
@@ -38,7 +36,6 @@ export function createSegmentEncoder(json: TokenizerJson, encodePiece: EncodePie
   });
 
   const remember = (text: string, encode: () => Uint32Array): Uint32Array => {
-    if (text.length < MIN_CACHED_LENGTH) return encode();
     const known = cache.get(text);
     if (known !== undefined) return known;
     const ids = encode();
