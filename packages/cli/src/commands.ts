@@ -39,7 +39,7 @@ export const commands: readonly CommandEntry[] = [
   },
   {
     name: "tokenize",
-    summary: "prints rendered text, token ids and block keys of OpenAI requests",
+    summary: "prints prompt text, token ids and block keys of OpenAI request bodies",
     load: async () => (await import("./commands/tokenize.ts")).tokenizeCommand,
   },
   {
