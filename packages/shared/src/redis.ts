@@ -83,9 +83,10 @@ class IoredisConnection implements RedisConnection {
     if (commands.length === 0) return [];
     if (signal?.aborted) throw cancelled(signal);
     const startedAt = performance.now();
+    if (this.#isClosed) throw this.#notConnected();
     if (this.#client.status !== "ready") {
       // Queued commands would outlive their callers, so the waiting is done here.
-      if (this.role === "request" || this.#isClosed) throw this.#notConnected();
+      if (this.role === "request") throw this.#notConnected();
       if (!(await this.#ready(this.#timeoutMs, signal))) throw signal?.aborted ? cancelled(signal) : this.#notConnected();
     }
     const pipeline = this.#client.pipeline();

@@ -177,17 +177,14 @@ class RedisIndexWriter implements IndexWriter {
   async #giveUp(mismatch: Exclude<Mismatch, { kind: "ahead" }>, state: ShardState): Promise<never> {
     const { endpoint, incarnation, fence } = this.target;
     if (mismatch.kind === "fenced" || mismatch.kind === "stale") throw refusal(this.target, mismatch);
-    if (mismatch.kind === "behind") {
-      state.mark = mismatch.mark;
-    } else {
-      if (mismatch.isMissing && (await this.#hasBlocks(state))) {
-        throw new KvatlasError(
-          "KVATLAS_INDEX_STALE_INCARNATION",
-          `The index has forgotten how far endpoint ${endpoint} is, but not its blocks: incarnation ${incarnation} cannot be continued. Start a new one.`,
-        );
-      }
-      this.#shards = await openShards(this.#deps, this.#options, this.target);
+    if (mismatch.kind === "lost" && mismatch.isMissing && (await this.#hasBlocks(state))) {
+      throw new KvatlasError(
+        "KVATLAS_INDEX_STALE_INCARNATION",
+        `The index has forgotten how far endpoint ${endpoint} is, but not its blocks: incarnation ${incarnation} cannot be continued. Start a new one.`,
+      );
     }
+    // Where one shard has lost something, others may have too.
+    this.#shards = await openShards(this.#deps, this.#options, this.target);
     this.#applied = Math.min(this.#applied, lowest(this.#shards));
     throw new KvatlasError(
       "KVATLAS_INDEX_BEHIND",

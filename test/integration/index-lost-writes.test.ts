@@ -1,0 +1,126 @@
+import type { IndexWriter, SequencedOps } from "@kvatlas/shared/index/block-index";
+import { chainOf } from "@kvatlas/shared/index/block-index.contract";
+import { createRedisBlockIndex } from "@kvatlas/shared/index/redis-block-index";
+import { createRedisKeys } from "@kvatlas/shared/index/redis-keys";
+import { silentLogger } from "@kvatlas/shared/logger";
+import { createRedisConnection } from "@kvatlas/shared/redis";
+import type { EndpointId, ScopeId } from "@kvatlas/shared/types";
+import { Redis } from "ioredis";
+import { afterAll, describe, expect, it } from "vitest";
+import { testRedisUrl, uniqueKeyPrefix } from "../support/redis.ts";
+
+const scope = "lost.b16" as ScopeId;
+const endpoint = "10.0.0.1:8000" as EndpointId;
+const chain = chainOf(1, 40);
+const connection = createRedisConnection({ url: testRedisUrl(), commandTimeoutMs: 1_000 }, "background", silentLogger);
+const raw = new Redis(testRedisUrl());
+afterAll(async () => {
+  await connection.close();
+  raw.disconnect();
+});
+
+/** Four blocks a batch, and a copy of the first one: applying any batch twice, or none, shows. */
+const log = Array.from({ length: 10 }, (_, seq): SequencedOps => {
+  const ops = [chain.slice(seq * 4, seq * 4 + 4), chain.slice(0, 1)].map(
+    (keys) => ({ op: "store", medium: "gpu", group: 0, keys }) as const,
+  );
+  return { seq, ops };
+});
+
+describe.each([1, 4])("a store that has lost acknowledged writes, with %i shards", (shards) => {
+  async function setUp() {
+    const prefix = uniqueKeyPrefix();
+    const index = createRedisBlockIndex({ connection, keys: createRedisKeys(prefix) }, { defaultShards: shards, maxOpsPerCall: 7 });
+    const target = { scope, endpoint, incarnation: 3, from: 0, fence: 5 };
+    const keysNow = async () => {
+      const keys: string[] = [];
+      for await (const page of raw.scanStream({ match: `${prefix}:*`, count: 1_000 })) keys.push(...(page as string[]));
+      return keys;
+    };
+    return {
+      index,
+      target,
+      writer: await index.openWriter(target),
+      keysNow,
+      dump: async () => {
+        const dumps = new Map<string, Buffer>();
+        for (const key of await keysNow()) {
+          const value = await raw.dumpBuffer(key);
+          if (value !== null) dumps.set(key, value);
+        }
+        return dumps;
+      },
+      restore: async (dumps: ReadonlyMap<string, Buffer>) => {
+        const keys = await keysNow();
+        if (keys.length > 0) await raw.del(keys);
+        for (const [key, value] of dumps) await raw.restore(key, 0, value);
+      },
+      expectWhole: async (writer: IndexWriter) => {
+        expect(writer.applied).toBe(9);
+        const [matches] = await index.lookup([{ scope, keys: chain }], { method: "exact" });
+        expect(matches?.get(endpoint)?.blocks).toBe(40);
+        const [first] = chain;
+        if (first === undefined) throw new Error("no chain");
+        expect((await index.holders(scope, first)).map(({ copies }) => copies)).toEqual([{ gpu: 11 }]);
+      },
+    };
+  }
+
+  it("is noticed when it has gone back to an earlier state, and whole again after the replay", async () => {
+    const { writer, dump, restore, expectWhole } = await setUp();
+    await writer.apply(log.slice(0, 4));
+    await writer.settle();
+    const earlier = await dump();
+    await writer.apply(log.slice(4, 8));
+    await restore(earlier);
+    await expect(writer.apply(log.slice(8))).rejects.toMatchObject({ code: "KVATLAS_INDEX_BEHIND", retryable: true });
+    expect(writer.applied).toBe(3);
+    await writer.apply(log.slice(4));
+    await expectWhole(writer);
+  });
+
+  it("is noticed when even the taking-over is gone: the fence is raised again", async () => {
+    const { index, target, writer, dump, restore, expectWhole } = await setUp();
+    await writer.apply(log.slice(0, 4));
+    await writer.settle();
+    const earlier = await dump();
+    const next = await index.openWriter({ ...target, fence: 6 });
+    await next.apply(log.slice(4, 8));
+    await restore(earlier);
+    await expect(next.apply(log.slice(8))).rejects.toMatchObject({ code: "KVATLAS_INDEX_BEHIND" });
+    expect(next.applied).toBe(3);
+    await next.apply(log.slice(4));
+    await expectWhole(next);
+    await expect(writer.apply(log.slice(4))).rejects.toMatchObject({ code: "KVATLAS_INDEX_FENCED" });
+  });
+
+  it("is noticed when an incarnation has been lost with all it held", async () => {
+    const { index, target, writer, dump, restore, expectWhole } = await setUp();
+    await writer.apply(log.slice(0, 4));
+    const earlier = await dump();
+    const next = await index.openWriter({ ...target, incarnation: 4, fence: 6 });
+    await next.apply(log);
+    await restore(earlier);
+    await expect(next.apply([{ ...log[9], seq: 10, ops: log[9]?.ops ?? [] }])).rejects.toMatchObject({ code: "KVATLAS_INDEX_BEHIND" });
+    expect(next.applied).toBe(-1);
+    await next.apply(log);
+    await expectWhole(next);
+  });
+
+  it("is noticed when it is empty", async () => {
+    const { writer, restore, expectWhole } = await setUp();
+    await writer.apply(log.slice(0, 8));
+    await restore(new Map());
+    await expect(writer.apply(log.slice(8))).rejects.toMatchObject({ code: "KVATLAS_INDEX_BEHIND" });
+    expect(writer.applied).toBe(-1);
+    await writer.apply(log);
+    await expectWhole(writer);
+  });
+
+  it("is not trusted when it has lost its positions but kept the blocks", async () => {
+    const { writer, keysNow } = await setUp();
+    await writer.apply(log.slice(0, 8));
+    await raw.del((await keysNow()).filter((key) => key.endsWith(":seq")));
+    await expect(writer.apply(log.slice(8))).rejects.toMatchObject({ code: "KVATLAS_INDEX_STALE_INCARNATION" });
+  });
+});
