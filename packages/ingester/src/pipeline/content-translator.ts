@@ -6,7 +6,7 @@ import type { EndpointRegistry } from "@kvatlas/shared/registry/endpoint-registr
 import type { BlockKey, CacheGroupId, EndpointId, EngineHash } from "@kvatlas/shared/types";
 import { LRUCache } from "lru-cache";
 import type { IngesterMetrics } from "../metrics.ts";
-import type { KeyTranslator } from "./key-translator.ts";
+import { type KeyTranslator, OpRuns } from "./key-translator.ts";
 
 export interface ContentTranslatorDeps {
   readonly registry: Pick<EndpointRegistry, "resolveEngineHashes" | "saveEngineHashes" | "dropEngineHashes">;
@@ -70,17 +70,17 @@ export class ContentTranslator implements KeyTranslator {
   async translate(events: readonly KvEvent[]): Promise<readonly IndexOp[]> {
     await this.#lookUp(events);
     this.#expire();
-    const ops: IndexOp[] = [];
+    const runs = new OpRuns();
     const pairs = new Map<TableField, BlockKey>();
     for (const event of events) {
-      if (event.kind === "stored") this.#store(event, ops, pairs);
-      else if (event.kind === "removed") this.#remove(event.hashes, event.group, event.medium, ops);
+      if (event.kind === "stored") this.#store(event, runs, pairs);
+      else if (event.kind === "removed") this.#remove(event.hashes, event.group, event.medium, runs);
     }
     if (pairs.size > 0) {
       const { endpoint, incarnation } = this.#options;
       await this.#deps.stored(() => this.#deps.registry.saveEngineHashes(endpoint, incarnation, pairs));
     }
-    return ops;
+    return runs.ops;
   }
 
   async forget(emptied: readonly BlockKey[]): Promise<void> {
@@ -122,10 +122,10 @@ export class ContentTranslator implements KeyTranslator {
     }
   }
 
-  #store(event: BlockStored, ops: IndexOp[], pairs: Map<TableField, BlockKey>): void {
+  #store(event: BlockStored, runs: OpRuns, pairs: Map<TableField, BlockKey>): void {
     if (event.hashes.length === 0) return;
     if (event.tokenIds.length === 0) {
-      this.#storeKnown(event, ops);
+      this.#storeKnown(event, runs);
       return;
     }
     const parentKey = event.parent === null ? null : this.#known.get(fieldOf(event.parent, event.group));
@@ -138,14 +138,14 @@ export class ContentTranslator implements KeyTranslator {
       this.#deps.metrics.skipped.inc({ reason: mapped.obstacle }, event.hashes.length);
       return;
     }
-    this.#stored(event, mapped.keys, new Set(), ops, pairs);
+    this.#stored(event, mapped.keys, new Set(), runs, pairs);
   }
 
   #stored(
     event: BlockStored,
     keys: readonly BlockKey[],
     gone: ReadonlySet<EngineHash>,
-    ops: IndexOp[],
+    runs: OpRuns,
     pairs: Map<TableField, BlockKey>,
   ): void {
     const present: BlockKey[] = [];
@@ -159,18 +159,18 @@ export class ContentTranslator implements KeyTranslator {
       this.#removed.delete(key);
       present.push(key);
     }
-    if (present.length > 0) ops.push({ op: "store", medium: event.medium, group: event.group, keys: present });
-    for (const hash of event.hashes) this.#release(fieldOf(hash, event.group), ops, pairs);
+    runs.add("store", event.medium, event.group, present);
+    for (const hash of event.hashes) this.#release(fieldOf(hash, event.group), runs, pairs);
   }
 
   /** Hash-only stores (connectors): blocks that another medium has described. */
-  #storeKnown(event: BlockStored, ops: IndexOp[]): void {
+  #storeKnown(event: BlockStored, runs: OpRuns): void {
     const keys = this.#keysOf(event.hashes, event.group, "hash-only store of an unknown block");
     for (const key of keys) this.#removed.delete(key);
-    if (keys.length > 0) ops.push({ op: "store", medium: event.medium, group: event.group, keys });
+    runs.add("store", event.medium, event.group, keys);
   }
 
-  #remove(hashes: readonly EngineHash[], group: CacheGroupId, medium: IndexOp["medium"], ops: IndexOp[]): void {
+  #remove(hashes: readonly EngineHash[], group: CacheGroupId, medium: IndexOp["medium"], runs: OpRuns): void {
     if (this.#waitingCount > 0) this.#removeWaiting(hashes, group);
     const keys = this.#keysOf(hashes, group, "removal of an unknown block");
     for (const hash of hashes) {
@@ -181,7 +181,7 @@ export class ContentTranslator implements KeyTranslator {
       if (fields === undefined) this.#removed.set(key, new Set([field]));
       else fields.add(field);
     }
-    if (keys.length > 0) ops.push({ op: "remove", medium, group, keys });
+    runs.add("remove", medium, group, keys);
   }
 
   #keysOf(hashes: readonly EngineHash[], group: CacheGroupId, otherwise: string): readonly BlockKey[] {
@@ -208,7 +208,7 @@ export class ContentTranslator implements KeyTranslator {
   }
 
   /** The parent has come: its children follow, and theirs. */
-  #release(parent: TableField, ops: IndexOp[], pairs: Map<TableField, BlockKey>): void {
+  #release(parent: TableField, runs: OpRuns, pairs: Map<TableField, BlockKey>): void {
     const list = this.#waiting.get(parent);
     const parentKey = this.#known.get(parent);
     if (list === undefined || parentKey === undefined) return;
@@ -217,7 +217,7 @@ export class ContentTranslator implements KeyTranslator {
     for (const { event, gone } of list) {
       const mapped = this.#mapper.keysOf(event, parentKey);
       if ("obstacle" in mapped) this.#deps.metrics.skipped.inc({ reason: mapped.obstacle }, event.hashes.length);
-      else this.#stored(event, mapped.keys, gone, ops, pairs);
+      else this.#stored(event, mapped.keys, gone, runs, pairs);
     }
   }
 

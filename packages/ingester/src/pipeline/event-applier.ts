@@ -220,10 +220,14 @@ export class EventApplier {
 
   #takeEvents(seq: number, bytes: number, events: readonly KvEvent[], receivedAt: number | null): Promise<void> | undefined {
     let groupsChanged = false;
+    let stored = 0;
     for (const event of events) {
-      this.#deps.metrics.events.inc({ kind: event.kind });
-      if (event.kind === "stored") groupsChanged = this.#groups.learn(event) || groupsChanged;
+      if (event.kind !== "stored") continue;
+      stored++;
+      groupsChanged = this.#groups.learn(event) || groupsChanged;
     }
+    if (stored > 0) this.#deps.metrics.events.inc({ kind: "stored" }, stored);
+    if (stored < events.length) this.#deps.metrics.events.inc({ kind: "removed" }, events.length - stored);
     if (groupsChanged) this.#deps.profile.groups = this.#groups.list();
     if (this.#translator !== null) {
       for (const event of events) if (event.kind === "stored") this.#learner.check(event, this.#wireForm);

@@ -1,6 +1,6 @@
 import type { KvEvent } from "@kvatlas/shared/events/events";
 import type { IndexOp } from "@kvatlas/shared/index/block-index";
-import type { BlockKey, EngineHash } from "@kvatlas/shared/types";
+import type { BlockKey, CacheGroupId, EngineHash, Medium } from "@kvatlas/shared/types";
 
 /** Turns an engine's events into operations on block keys, under one key scheme. */
 export interface KeyTranslator {
@@ -16,15 +16,49 @@ export interface KeyTranslator {
 export const nativeTranslator: KeyTranslator = {
   wantsEmptied: false,
   translate: (events) => {
-    const ops: IndexOp[] = [];
+    const runs = new OpRuns();
     for (const event of events) {
-      if (event.kind === "cleared" || event.hashes.length === 0) continue;
-      ops.push({ op: event.kind === "stored" ? "store" : "remove", medium: event.medium, group: event.group, keys: keysOf(event.hashes) });
+      if (event.kind === "stored") runs.add("store", event.medium, event.group, keysOf(event.hashes));
+      else if (event.kind === "removed") runs.add("remove", event.medium, event.group, keysOf(event.hashes));
     }
-    return ops;
+    return runs.ops;
   },
   forget: () => Promise.resolve(),
 };
+
+interface OpenRun {
+  readonly op: IndexOp["op"];
+  readonly medium: Medium;
+  readonly group: CacheGroupId;
+  keys: readonly BlockKey[];
+}
+
+/** Collects operations in order and joins neighbours that differ in their keys only: engines send one removal per block. */
+export class OpRuns {
+  readonly #ops: OpenRun[] = [];
+  /** Keys of the last run when they are an array of its own that may grow. */
+  #growing: BlockKey[] | null = null;
+
+  get ops(): readonly IndexOp[] {
+    return this.#ops;
+  }
+
+  /** `keys` is kept and not changed. */
+  add(op: IndexOp["op"], medium: Medium, group: CacheGroupId, keys: readonly BlockKey[]): void {
+    if (keys.length === 0) return;
+    const last = this.#ops.at(-1);
+    if (last === undefined || last.op !== op || last.medium !== medium || last.group !== group) {
+      this.#ops.push({ op, medium, group, keys });
+      this.#growing = null;
+      return;
+    }
+    if (this.#growing === null) {
+      this.#growing = [...last.keys];
+      last.keys = this.#growing;
+    }
+    for (const key of keys) this.#growing.push(key);
+  }
+}
 
 /** Both are 16 hex digits of the same 64 bits; only under a native scheme are they the same thing. */
 function keysOf(hashes: readonly EngineHash[]): readonly BlockKey[] {
