@@ -239,9 +239,12 @@ function padder(side: "left" | "right"): Method {
 /** `str.format` with plain fields: `{}`, `{0}`, `{name}`. */
 const formatString: Method = (text, args) => {
   let automatic = 0;
+  let manual = false;
   return text.replace(/\{\{|\}\}|\{([^{}]*)\}|[{}]/g, (match, field: string | undefined) => {
     if (match === "{{" || match === "}}") return match[0] ?? "";
     if (field === undefined || !/^(?:[0-9]+|[A-Za-z_][A-Za-z0-9_]*)?$/.test(field)) throw new TemplateUnsupported(`format field ${match}`);
+    manual ||= /^[0-9]+$/.test(field);
+    if (manual && (field === "" || automatic > 0)) throw new TemplateRaised("cannot mix automatic and manual field numbering");
     const value = /^[0-9]*$/.test(field) ? args.positional[field === "" ? automatic++ : Number(field)] : args.named.get(field);
     if (value === undefined) throw new TemplateRaised(`format has no argument for ${match}`);
     return str(value);
