@@ -11,7 +11,8 @@ import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { createFaultyConnection, type Fault } from "../support/faulty-connection.ts";
 import { IndexOracle } from "../support/index-oracle.ts";
-import { testRedisUrl, uniqueKeyPrefix } from "../support/redis.ts";
+import { uniqueKeyPrefix } from "../support/redis.ts";
+import { type RedisServer, startRedisServer } from "../support/redis-server.ts";
 
 /*
  * Random lives of three endpoints, each step against the oracle: events with copies and unknown removals in several media and cache groups,
@@ -203,11 +204,17 @@ async function compare(reader: BlockIndex, oracle: IndexOracle): Promise<void> {
 const timeBox = { interruptAfterTimeLimit: 15_000, markInterruptAsFailure: false };
 
 describe("any life of the endpoints leaves the index equal to the oracle", () => {
+  let server: RedisServer;
   let connection: RedisConnection;
-  beforeAll(() => {
-    connection = createRedisConnection({ url: testRedisUrl(), commandTimeoutMs: 1_000 }, "background", silentLogger);
+  beforeAll(async () => {
+    // Of its own: it is made to forget its scripts.
+    server = await startRedisServer();
+    connection = createRedisConnection({ url: server.url, commandTimeoutMs: 1_000 }, "background", silentLogger);
   });
-  afterAll(() => connection.close());
+  afterAll(async () => {
+    await connection.close();
+    await server.stop();
+  });
 
   it("in memory", async () => {
     const property = fc.asyncProperty(fc.array(step, { maxLength: 25 }), async (steps) => {

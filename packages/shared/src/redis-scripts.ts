@@ -16,20 +16,26 @@ export function readScript(name: `${string}-${1 | 2}`): RedisScript {
   return { source, sha1: createHash("sha1").update(source).digest("hex"), keyCount: Number(name.slice(-1)) };
 }
 
-export function scriptCommand(script: RedisScript, keys: readonly string[], args: readonly (string | number)[]): RedisCommand {
-  return ["evalsha", script.sha1, script.keyCount, ...keys, ...args];
-}
-
-/** Makes a Redis that has been restarted, flushed or replaced know these scripts. */
-export async function loadScripts(connection: RedisConnection, scripts: readonly RedisScript[]): Promise<void> {
-  const replies = await connection.send(scripts.map((script) => ["script", "LOAD", script.source]));
-  const failure = replies.find((reply) => reply instanceof Error);
-  if (failure !== undefined) throw redisError(failure);
+/**
+ * The command that runs a script.
+ *
+ * @param withSource sends the script along, which also makes Redis know it from then on; without it, a Redis that does not know the script (it has
+ * been restarted, flushed or replaced) answers with an error that `isUnknownScript` recognises
+ */
+export function scriptCommand(
+  script: RedisScript,
+  keys: readonly string[],
+  args: readonly (string | number)[],
+  withSource = false,
+): RedisCommand {
+  return withSource
+    ? ["eval", script.source, script.keyCount, ...keys, ...args]
+    : ["evalsha", script.sha1, script.keyCount, ...keys, ...args];
 }
 
 /**
- * Runs one script with several sets of keys and arguments, in one go. Those it could not run because it was not known are run again after loading
- * it, so the calls must not depend on each other's order.
+ * Runs one script with several sets of keys and arguments, in one go. Those that found the script unknown are run again, so the calls must not
+ * depend on each other's order.
  *
  * @throws KvatlasError for the first call that failed.
  */
@@ -38,21 +44,12 @@ export async function runScript(
   script: RedisScript,
   calls: readonly { readonly keys: readonly string[]; readonly args: readonly (string | number)[] }[],
 ): Promise<readonly RedisReply[]> {
-  const commands = calls.map(({ keys, args }) => scriptCommand(script, keys, args));
-  const replies = [...(await connection.send(commands))];
-  const missed = replies.flatMap((reply, i) => (isUnknownScript(reply) ? [i] : []));
+  const replies = [...(await connection.send(calls.map(({ keys, args }) => scriptCommand(script, keys, args))))];
+  const missed = calls.flatMap((call, i) => (isUnknownScript(replies[i]) ? [{ call, i }] : []));
   if (missed.length > 0) {
-    await loadScripts(connection, [script]);
-    const again = await connection.send(pick(commands, missed));
-    for (const [n, i] of missed.entries()) replies[i] = again[n];
+    const again = await connection.send(missed.map(({ call: { keys, args } }) => scriptCommand(script, keys, args, true)));
+    for (const [n, { i }] of missed.entries()) replies[i] = again[n];
   }
   for (const reply of replies) if (reply instanceof Error) throw redisError(reply);
   return replies;
-}
-
-function pick<T>(list: readonly T[], positions: readonly number[]): T[] {
-  return positions.flatMap((position) => {
-    const item = list[position];
-    return item === undefined ? [] : [item];
-  });
 }

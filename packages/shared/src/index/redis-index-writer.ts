@@ -1,7 +1,7 @@
 import { KvatlasError } from "../errors.ts";
-import type { RedisConnection } from "../redis.ts";
+import type { RedisCommand, RedisConnection } from "../redis.ts";
 import { isUnknownScript, redisError } from "../redis-error.ts";
-import { loadScripts, type RedisScript, runScript, scriptCommand } from "../redis-scripts.ts";
+import { type RedisScript, runScript, scriptCommand } from "../redis-scripts.ts";
 import type { BlockKey } from "../types.ts";
 import type { ApplyResult, IndexWriter, SequencedOps, WriterTarget } from "./block-index.ts";
 import { completeSeq, formatPosition, formatWatermark, KEY_DIGITS, parseEntry, type RedisKeys, type Watermark } from "./redis-keys.ts";
@@ -104,13 +104,15 @@ class RedisIndexWriter implements IndexWriter {
    * not made, made twice or made by an earlier attempt needs no case of its own.
    */
   async #drive(plan: (state: ShardState) => readonly ScriptCall[], tally: Tally): Promise<void> {
+    let withSource = false;
     for (let idleRounds = 0; idleRounds < MAX_IDLE_ROUNDS; ) {
       const calls = this.#shards.flatMap((state) => plan(state).map((call) => ({ state, call }))).slice(0, MAX_CALLS_PER_SEND);
       if (calls.length === 0) return;
-      const replies = await this.#deps.connection.send(calls.map(({ state, call }) => this.#command(state, call, tally.emptied !== null)));
+      const reports = tally.emptied !== null;
+      const replies = await this.#deps.connection.send(calls.map(({ state, call }) => this.#command(state, call, reports, withSource)));
+      withSource = false;
       const stopped = new Set<ShardState>();
       let moved = false;
-      let failure: unknown = null;
       for (const [i, { state, call }] of calls.entries()) {
         const reply = replies[i];
         if (Array.isArray(reply)) {
@@ -120,7 +122,7 @@ class RedisIndexWriter implements IndexWriter {
           moved = true;
         } else if (isUnknownScript(reply)) {
           stopped.add(state);
-          failure ??= reply;
+          withSource = true;
         } else if (reply instanceof Error) {
           throw redisError(reply);
         } else {
@@ -136,16 +138,15 @@ class RedisIndexWriter implements IndexWriter {
           }
         }
       }
-      if (isUnknownScript(failure)) await loadScripts(this.#deps.connection, [this.#deps.apply]);
       idleRounds = moved ? 0 : idleRounds + 1;
     }
     throw new KvatlasError(
       "KVATLAS_REDIS_UNAVAILABLE",
-      `Redis keeps losing the script that applies events of ${this.target.endpoint}; is somebody running SCRIPT FLUSH over and over?`,
+      `Applying events of ${this.target.endpoint} makes no progress: Redis answers, but stays where it is.`,
     );
   }
 
-  #command(state: ShardState, call: ScriptCall, reports: boolean): ReturnType<typeof scriptCommand> {
+  #command(state: ShardState, call: ScriptCall, reports: boolean, withSource: boolean): RedisCommand {
     const { scope, endpoint, incarnation, fence } = this.target;
     return scriptCommand(
       this.#deps.apply,
@@ -159,6 +160,7 @@ class RedisIndexWriter implements IndexWriter {
         reports ? 1 : 0,
         ...call.runs,
       ],
+      withSource,
     );
   }
 
