@@ -1,6 +1,8 @@
+import type { Registry } from "prom-client";
 import type { RedisConfig } from "./config/schema.ts";
 import type { BlockIndex } from "./index/block-index.ts";
 import { MemoryBlockIndex } from "./index/memory-block-index.ts";
+import { createBlockIndexMetrics, createObservedBlockIndex } from "./index/observed-block-index.ts";
 import { createRedisBlockIndex } from "./index/redis-block-index.ts";
 import { createRedisKeys } from "./index/redis-keys.ts";
 import type { Logger } from "./logger.ts";
@@ -18,9 +20,18 @@ export interface Backend {
   close(): Promise<void>;
 }
 
+export interface BackendOptions {
+  /** Where calls of the index are measured. @defaultValue nowhere */
+  readonly metrics?: Registry;
+}
+
+function observed(index: BlockIndex, { metrics }: BackendOptions): BlockIndex {
+  return metrics === undefined ? index : createObservedBlockIndex({ index, metrics: createBlockIndexMetrics(metrics) });
+}
+
 /** Index and registry of one process that needs no Redis: what it holds is gone with it. */
-export function createMemoryBackend(): Backend {
-  const index = new MemoryBlockIndex();
+export function createMemoryBackend(options: BackendOptions = {}): Backend {
+  const index = observed(new MemoryBlockIndex(), options);
   const registry = new MemoryEndpointRegistry();
   return {
     index,
@@ -39,10 +50,10 @@ export function createMemoryBackend(): Backend {
  *
  * @throws KVATLAS_CONFIG_INVALID `config.url` is null.
  */
-export function createRedisBackend(config: RedisConfig, role: RedisRole, logger: Logger): Backend {
+export function createRedisBackend(config: RedisConfig, role: RedisRole, logger: Logger, options: BackendOptions = {}): Backend {
   const connection = createRedisConnection(config, role, logger);
   const keys = createRedisKeys(config.keyPrefix);
-  const index = createRedisBlockIndex({ connection, keys });
+  const index = observed(createRedisBlockIndex({ connection, keys }), options);
   const registry = createRedisEndpointRegistry({ connection, keys });
   return {
     index,
