@@ -133,6 +133,15 @@ describe("recording an engine", () => {
     expect(report.keysEqual).toBe(report.keysChecked);
   });
 
+  it("leaves out the request between a reset and the next batch, which tells of it", async () => {
+    const lines = [...bodies.slice(0, 3), { path: "/reset_prefix_cache", body: {} }, ...bodies.slice(0, 3)];
+    const report = await withSimulator({ engineVersion: "0.22", seed: "0" }, async (simulator) =>
+      verify(await record(simulator, lines, "--seed=0")),
+    );
+    const skipped = { "request: after a reset or sleep, before the next batch": 1 };
+    expect(report).toMatchObject({ requestsChecked: 5, hitsEqual: 5, skipped, problems: [] });
+  });
+
   it("replays what happened before it came", async () => {
     const report = await withSimulator({ seed: "0" }, async (simulator) => {
       await verify(await record(simulator, bodies.slice(0, 6), "--seed=0"));

@@ -1,5 +1,6 @@
 import { KvatlasError } from "@kvatlas/shared/errors";
 import { request } from "undici";
+import { isControl } from "./engine-run.ts";
 import type { RecordingWriter } from "./recording-writer.ts";
 import type { SendLine } from "./send-lines.ts";
 
@@ -45,11 +46,16 @@ export class EngineHttp {
   }
 
   /**
-   * Sends one request and writes it with its answer.
+   * Sends one request and writes it with its answer; a call that changes the engine goes down as one.
    *
    * @throws KVATLAS_ENDPOINT_UNAVAILABLE no answer; the request has been written
    */
   async send(id: string, { path, bodyText, headers }: SendLine): Promise<void> {
+    if (isControl({ path })) {
+      const { status, text } = await this.#call(path, { body: bodyText, headers });
+      await this.#writer.write("http", { method: "POST", path, status, body: parsed(text) }, { name: "request", json: bodyText });
+      return;
+    }
     const named = Object.keys(headers).length === 0 ? {} : { headers };
     await this.#writer.write("request", { id, path, ...named }, { name: "body", json: bodyText });
     const { status, text, pieces, type } = await this.#call(path, { body: bodyText, headers });

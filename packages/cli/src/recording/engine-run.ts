@@ -29,6 +29,8 @@ export interface EngineRun {
   /** By data-parallel rank; a stream has several runs where the sequence numbers tell of a restart that no meta line announces. */
   readonly streams: ReadonlyMap<number, readonly StreamRun[]>;
   readonly exchanges: readonly Exchange[];
+  /** The recording was there when the engine started: nobody has used it before. */
+  readonly hasStart: boolean;
   /** Control calls and questions to the engine. */
   readonly http: readonly HttpLine[];
   /** Since when the recorder's live socket was there or gone, as notes tell; empty when they do not. */
@@ -45,6 +47,7 @@ export interface FinishedReplay {
 interface OpenRun {
   readonly engine: string;
   meta: MetaLine | null;
+  hasStart: boolean;
   readonly streams: Map<number, EngineStream>;
   readonly exchanges: { readonly request: RequestLine; response: ResponseLine | null }[];
   readonly http: HttpLine[];
@@ -56,14 +59,14 @@ interface OpenRun {
 export function collectRuns(recording: Recording, report: ReportBuilder): readonly EngineRun[] {
   const runs: OpenRun[] = [];
   const current = new Map<string, OpenRun>();
-  const pending = new Map<string, { response: ResponseLine | null }>();
+  const pending = new Map<string, { readonly request: RequestLine; response: ResponseLine | null }>();
   const engineOf = engineResolver(recording.lines);
   const publishers = livePublishers(recording.lines, engineOf);
   /** Of engines that have not been described yet: one SUB may be there before any of them. */
   const subscriptions = new Map<string, { readonly atMs: number; readonly isUp: boolean }>();
 
   const open = (engine: string, meta: MetaLine | null): OpenRun => {
-    const run: OpenRun = { engine, meta, streams: new Map(), exchanges: [], http: [], subscription: [], replays: [] };
+    const run: OpenRun = { engine, meta, hasStart: false, streams: new Map(), exchanges: [], http: [], subscription: [], replays: [] };
     for (const [publisher, state] of subscriptions) if (isOf(publishers, publisher, engine)) run.subscription.push(state);
     runs.push(run);
     current.set(engine, run);
@@ -85,7 +88,7 @@ export function collectRuns(recording: Recording, report: ReportBuilder): readon
         break;
       case "request": {
         const exchange = { request: line, response: null };
-        runOf(line.engine).exchanges.push(exchange);
+        if (!isControl(line)) runOf(line.engine).exchanges.push(exchange);
         pending.set(line.id, exchange);
         break;
       }
@@ -93,13 +96,18 @@ export function collectRuns(recording: Recording, report: ReportBuilder): readon
         const exchange = pending.get(line.id);
         if (exchange === undefined || exchange.response !== null)
           report.problem("response", line.line, `response to "${line.id}", which no open request has`);
-        else exchange.response = line;
+        else {
+          exchange.response = line;
+          const { request } = exchange;
+          if (isControl(request)) runOf(request.engine).http.push(controlCall(request, line));
+        }
         break;
       }
       case "http":
         runOf(line.engine).http.push(line);
         break;
       case "note": {
+        if (line.engine !== null && line.text.startsWith("engine ready")) runOf(line.engine).hasStart = true;
         const isUp = /^SUB (connected|bound)/.test(line.text);
         if (line.publisher === null || (!isUp && !line.text.startsWith("SUB closed"))) break;
         const state = { atMs: line.atMs, isUp };
@@ -148,6 +156,26 @@ function addFrame(line: FrameLine, run: OpenRun, report: ReportBuilder): void {
   }
   if (merged !== "new") return;
   for (const [reason, count] of batch.skipped) report.skip(`event: ${reason}`, count);
+}
+
+/** Calls that change an engine and ask it for nothing. */
+const controlPaths = new Set([
+  ...["/reset_prefix_cache", "/sleep", "/wake_up", "/pause", "/resume", "/release_kv_cache_memory"],
+  ...["/v1/load_lora_adapter", "/v1/unload_lora_adapter"],
+]);
+
+/** Path without its query. */
+export function bare(path: string): string {
+  return path.split("?", 1)[0] ?? "";
+}
+
+export function isControl({ path }: { readonly path: string }): boolean {
+  return controlPaths.has(bare(path));
+}
+
+function controlCall({ engine, path, body, bodyText }: RequestLine, response: ResponseLine): HttpLine {
+  const { line, atMs, status, body: answer } = response;
+  return { kind: "http", line, atMs, engine, method: "POST", path, status, request: body, requestText: bodyText, body: answer };
 }
 
 /** Finds the engine of a frame: by the publisher's name, else by the topic, else the only engine there is. */

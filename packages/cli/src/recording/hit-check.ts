@@ -3,8 +3,10 @@ import { type BlockHasher, createBlockHasher } from "@kvatlas/shared/hashing/blo
 import type { BlockKey } from "@kvatlas/shared/types";
 import type { EngineRun, Exchange } from "./engine-run.ts";
 import type { StreamRun } from "./engine-stream.ts";
+import { GapBounds, mustHaveStored, type Traffic, type UpperBoundQuery } from "./gap-bounds.ts";
 import { PredictedCache } from "./predicted-cache.ts";
 import { type CheckablePrompt, choicesPerPrompt, type PromptFacts } from "./prompt-facts.ts";
+import { isJson } from "./recording-line.ts";
 import type { ReportBuilder } from "./report.ts";
 import { extrasFormOf, hidesExtras, type RunScheme } from "./scheme-check.ts";
 import { endOf, isObserved, overlapping, type PlacedBatch, type PlacedRun, placeStream, resetsOf } from "./timeline.ts";
@@ -24,6 +26,8 @@ export interface HitCheckInput {
   /** One per run of the stream. */
   readonly schemes: readonly RunScheme[];
   readonly requests: readonly RankedRequest[];
+  /** Every request of the engine, for what may have happened while nobody listened. */
+  readonly traffic: readonly Traffic[];
 }
 
 /**
@@ -72,8 +76,9 @@ class StreamWalk {
   #applied = 0;
   #cache: PredictedCache | null = null;
   #hasher: BlockHasher | null = null;
-  /** False from a hole in the sequence numbers on, until the engine clears its cache. */
-  #isComplete = true;
+  readonly #gaps: GapBounds;
+  /** What has been stored since the last hole in the sequence numbers; null while there is none, or since the engine has cleared its cache. */
+  #sinceGap: PredictedCache | null = null;
   #lastMs = Number.NEGATIVE_INFINITY;
   #nextSeq = 0;
 
@@ -81,6 +86,7 @@ class StreamWalk {
     this.#input = input;
     this.#placed = placed;
     this.#resets = resetsOf(input.run);
+    this.#gaps = new GapBounds(input.run, input.traffic);
     this.#hasLiveFrames = input.stream.some(({ batches }) => batches.some(({ receivedMs }) => receivedMs !== null));
   }
 
@@ -88,16 +94,15 @@ class StreamWalk {
     const sentMs = exchange.request.atMs;
     this.#enterRun(endOf(exchange));
     const next = await this.#applyUntil(sentMs);
+    let isOpen = false;
     if (next === null) {
-      const following = this.#placed[this.#current + 1];
-      if (following !== undefined) return skip("around a restart of the engine");
+      if (this.#placed[this.#current + 1] !== undefined) return skip("around a restart of the engine");
       const end = { nextSeq: this.#nextSeq, lastMs: this.#lastMs, hasLiveFrames: this.#hasLiveFrames };
-      if (!isObserved(this.#input.run, end, sentMs)) return skip("nobody was listening, and no later batch or replay fills in");
-    } else if (next.seq !== this.#nextSeq) return skip("gap in the events");
-    if (!this.#isComplete) return skip("gap in the events");
+      isOpen = !isObserved(this.#input.run, end, sentMs) || this.#hasLostTail(sentMs);
+    } else isOpen = next.seq !== this.#nextSeq;
     if (this.#resets.some((resetMs) => resetMs <= sentMs && resetMs > this.#lastMs))
       return skip("after a reset or sleep, before the next batch");
-    return this.#match(exchange, prompt);
+    return this.#match(exchange, prompt, isOpen);
   }
 
   /** Moves on to the run of the stream in which a request that ended at `endMs` was served. */
@@ -110,7 +115,8 @@ class StreamWalk {
       this.#applied = 0;
       this.#cache = null;
       this.#hasher = null;
-      this.#isComplete = true;
+      this.#sinceGap = null;
+      this.#gaps.clear();
       this.#lastMs = Number.NEGATIVE_INFINITY;
       this.#nextSeq = 0;
     }
@@ -123,23 +129,48 @@ class StreamWalk {
       const batch = batches[this.#applied];
       if (batch === undefined || batch.atMs >= atMs) return batch ?? null;
       this.#applied++;
-      if (batch.seq !== this.#nextSeq) this.#isComplete = false;
-      if (batch.batch.events.some((event) => event.kind === "cleared")) this.#isComplete = true;
+      if (batch.seq !== this.#nextSeq) {
+        this.#gaps.add(this.#lastMs, batch.atMs);
+        this.#sinceGap = this.#newCache();
+      }
+      if (batch.batch.events.some((event) => event.kind === "cleared")) {
+        this.#gaps.clear();
+        this.#sinceGap = null;
+      }
       this.#nextSeq = batch.seq + 1;
       this.#lastMs = batch.atMs;
-      await this.#open()?.apply(batch);
+      this.#cache ??= this.#newCache();
+      await this.#cache?.apply(batch);
+      await this.#sinceGap?.apply(batch);
     }
   }
 
-  #open(): PredictedCache | null {
-    const found = this.#input.schemes[this.#current]?.found ?? null;
-    const { run, rank } = this.#input;
-    if (found !== null)
-      this.#cache ??= new PredictedCache(found, run.meta?.model ?? run.engine, rank === 0 ? run.engine : `${run.engine}/${rank}`);
-    return this.#cache;
+  /** Whether a request since the last batch must have brought one that did not come. */
+  #hasLostTail(sentMs: number): boolean {
+    const { run, requests, stream, traffic } = this.#input;
+    // Groups of a hybrid model have blocks of several sizes; the largest says when all of them must have stored.
+    let blockSize = 0;
+    for (const { batch } of stream[this.#current]?.batches ?? []) {
+      for (const event of batch.events) if (isStore(event)) blockSize = Math.max(blockSize, event.blockSizeTokens);
+    }
+    if (blockSize === 0) blockSize = run.meta?.blockSizeTokens ?? 0;
+    if (blockSize < 1) return false;
+    const own = new Set(requests.map(({ exchange }) => exchange));
+    return traffic.some((one) => {
+      const { request } = one.exchange;
+      const isBetween = request.atMs > this.#lastMs && endOf(one.exchange) <= sentMs;
+      return isBetween && own.has(one.exchange) && mustHaveStored(one, blockSize);
+    });
   }
 
-  async #match(exchange: Exchange, prompt: CheckablePrompt): Promise<Prediction> {
+  #newCache(): PredictedCache | null {
+    const found = this.#input.schemes[this.#current]?.found ?? null;
+    const { run, rank } = this.#input;
+    const endpoint = rank === 0 ? run.engine : `${run.engine}/${rank}`;
+    return found === null ? null : new PredictedCache(found, run.meta?.model ?? run.engine, endpoint);
+  }
+
+  async #match(exchange: Exchange, prompt: CheckablePrompt, isOpen: boolean): Promise<Prediction> {
     const { run, schemes, stream } = this.#input;
     const scheme = schemes[this.#current];
     const blockSize = scheme?.found?.blockSizeTokens ?? run.meta?.blockSizeTokens ?? 1;
@@ -148,15 +179,39 @@ class StreamWalk {
     // Before the first batch with a store the cache is empty, whatever its keys are.
     if (cache === null || scheme?.found == null) {
       const hasStores = (stream[this.#current]?.batches ?? []).slice(0, this.#applied).some(({ batch }) => batch.events.some(isStore));
+      if (isOpen) return skip("gap in the events");
       return hasStores ? skip("key scheme unknown") : { tokens: 0, limit, blockSize };
     }
     const obstacle = this.#obstacle(cache, scheme, exchange);
     if (obstacle !== null) return skip(obstacle);
     const keys = this.#keysOf(scheme, prompt);
     if (keys === null) return skip("path of the LoRA adapter not known");
-    const blocks = await cache.matchedBlocks(keys.slice(0, limit));
+    const isBounded = !isOpen && this.#sinceGap === null;
+    const blocks = isBounded
+      ? await cache.matchedBlocks(keys.slice(0, limit))
+      : await this.#matchAcrossGap(
+          cache,
+          { tokenIds: prompt.tokenIds, keys, limit, blockSizeTokens: blockSize },
+          isOpen,
+          exchange.request.atMs,
+        );
+    if (blocks === null) return skip("gap in the events");
     if (blocks < limit && choicesPerPrompt(exchange) > 1) return skip("several choices of a prompt that was not cached whole");
     return { tokens: blocks * blockSize, limit, blockSize };
+  }
+
+  /** The hit behind a gap where both bounds agree; null where they do not. */
+  async #matchAcrossGap(
+    cache: PredictedCache,
+    query: Omit<UpperBoundQuery, "holds">,
+    isOpen: boolean,
+    sentMs: number,
+  ): Promise<number | null> {
+    if (cache.groups.length > 1) return null;
+    const openSinceMs = isOpen ? this.#lastMs : null;
+    const most = await this.#gaps.upperBlocks({ ...query, holds: (key) => cache.holds(key) }, openSinceMs, sentMs);
+    const least = isOpen ? 0 : await (this.#sinceGap?.matchedBlocks(query.keys.slice(0, query.limit)) ?? 0);
+    return most === least ? least : null;
   }
 
   /** Why the state, complete as it is, does not tell what the engine would find. */
@@ -173,6 +228,11 @@ class StreamWalk {
       if (run.exchanges.some((other) => isSalted(other) && other.request.atMs <= exchange.request.atMs))
         return "salts that the events do not tell";
     }
+    const reportMs = run.exchanges.find(({ request }) => asksForFullReport(request))?.request.atMs ?? Number.POSITIVE_INFINITY;
+    const hasRemovals = (this.#placed[this.#current]?.batches ?? [])
+      .slice(0, this.#applied)
+      .some(({ atMs, batch }) => atMs > reportMs && batch.events.some(({ kind }) => kind === "removed"));
+    if (hasRemovals) return "removals after a report of reused blocks, which looks like copies";
     if (found?.lookaheadTokens === 0 && hasDrafter(run)) return "drafter that drops the last block";
     return null;
   }
@@ -202,6 +262,11 @@ function skip(reason: string): { readonly skip: string } {
 
 function isStore<T extends { readonly kind: string }>(event: T): event is Extract<T, { kind: "stored" }> {
   return event.kind === "stored";
+}
+
+/** vLLM 0.26+: such a request announces its reused blocks again, and nothing tells these stores from copies. */
+function asksForFullReport({ body }: Exchange["request"]): boolean {
+  return isJson(body.vllm_xargs) && body.vllm_xargs.kv_cache_report_mode === "full";
 }
 
 /** EAGLE-like drafters make the engine drop the last matched block (vLLM up to 0.32, and 0.33 without lookahead hashing). */

@@ -57,6 +57,11 @@ export class PredictedCache {
     await this.#writer.apply([{ seq, ops: await this.#toOps(events) }]);
   }
 
+  /** Whether the block is there at all. */
+  async holds(key: BlockKey): Promise<boolean> {
+    return (await this.#index.holders(this.#scope, key)).some(({ live }) => live);
+  }
+
   /** Leading blocks of the chain that the engine would take from its cache. */
   async matchedBlocks(keys: readonly BlockKey[]): Promise<number> {
     const groups = this.#groups.list();

@@ -36,6 +36,7 @@ export function promptFacts(
   const parsed = parseRequest(request.path, Buffer.from(request.bodyText, "utf8"));
   const { prompt } = parsed;
   if (prompt.form === "none" && prompt.why !== "not-a-prompt") return skip(reasons[prompt.why]);
+  if (request.body.use_beam_search === true) return skip("beam search");
   const given = prompt.form === "ids" ? prompt.prompts : null;
   const ids = facts.promptTokenIds ?? given ?? encoded;
   if (ids !== null && ids.length > 1) return skip("several prompts in one request");
@@ -56,6 +57,21 @@ export function promptFacts(
       ...(cacheSalt === null ? {} : { cacheSalt }),
     },
   };
+}
+
+/**
+ * Token ids of each prompt of a request that the engine may have computed, whether or not its hit can be checked; none for one that it refused,
+ * null when they are not known.
+ */
+export function promptIdsOf(
+  { request, response }: Exchange,
+  facts: ResponseFacts | null,
+  encoded: readonly ArrayLike<number>[] | null,
+): readonly ArrayLike<number>[] | null {
+  if (response !== null && response.status >= 400 && response.status < 500) return [];
+  const { prompt } = parseRequest(request.path, Buffer.from(request.bodyText, "utf8"));
+  if (prompt.form === "none" && (prompt.why === "media" || prompt.why === "prompt-embeds")) return null;
+  return facts?.promptTokenIds ?? (prompt.form === "ids" ? prompt.prompts : encoded);
 }
 
 const reasons = {

@@ -78,6 +78,7 @@ export interface HttpLine extends LineBase {
 export interface NoteLine extends LineBase {
   readonly kind: "note";
   readonly text: string;
+  readonly engine: string | null;
   readonly publisher: string | null;
 }
 
@@ -156,7 +157,13 @@ export function parseRecordingLine(text: string, line: number): RecordingLine | 
         body: json.body ?? null,
       };
     case "note":
-      return { ...base, kind: "note", text: stringOr(json.text, ""), publisher: stringOr(json.publisher, null) };
+      return {
+        ...base,
+        kind: "note",
+        text: stringOr(json.text, ""),
+        engine: stringOr(json.engine, null),
+        publisher: stringOr(json.publisher, null),
+      };
     default:
       return `unknown kind ${show(json.kind)}`;
   }

@@ -1,5 +1,5 @@
 import { createEngineClock } from "./engine-clock.ts";
-import type { EngineRun, Exchange } from "./engine-run.ts";
+import { bare, type EngineRun, type Exchange } from "./engine-run.ts";
 import type { EngineBatch, StreamRun } from "./engine-stream.ts";
 import { isJson } from "./recording-line.ts";
 
@@ -56,7 +56,7 @@ export function resetsOf({ http }: EngineRun): readonly number[] {
   return http
     .filter(({ path, status, body }) => {
       const refused = isJson(body) && body.success === false;
-      return forgettingCalls.has(path.split("?", 1)[0] ?? "") && status === 200 && !refused;
+      return forgettingCalls.has(bare(path)) && status === 200 && !refused;
     })
     .map(({ atMs }) => atMs);
 }

@@ -1,7 +1,8 @@
 import { collectRuns, type EngineRun, type Exchange, loraPathsOf } from "./engine-run.ts";
+import type { Traffic } from "./gap-bounds.ts";
 import { checkHits, type RankedRequest } from "./hit-check.ts";
 import { checkKeys } from "./key-check.ts";
-import { type EngineFacts, factsOf, promptFacts } from "./prompt-facts.ts";
+import { type EngineFacts, factsOf, promptFacts, promptIdsOf } from "./prompt-facts.ts";
 import type { Recording } from "./read-recording.ts";
 import type { RecordedTokenizer } from "./recorded-tokenizer.ts";
 import { isJson } from "./recording-line.ts";
@@ -28,7 +29,7 @@ async function verifyRun(run: EngineRun, { tokenizer }: VerifyOptions, report: R
   const loraPaths = loraPathsOf(run);
   const isForeign = tokenizer?.isForeignTo(run.meta?.tokenizerPackage ?? null) === true;
   if (isForeign) report.skip(`tokens: recorded with ${run.meta?.tokenizerPackage}`, run.exchanges.length);
-  const requestsByRank = rankRequests(run, loraPaths, isForeign ? undefined : tokenizer, report);
+  const { requestsByRank, traffic } = rankRequests(run, loraPaths, isForeign ? undefined : tokenizer, report);
   const ranks = new Set([...run.streams.keys(), ...requestsByRank.keys()]);
   for (const rank of ranks) {
     const stream = run.streams.get(rank) ?? [];
@@ -40,7 +41,7 @@ async function verifyRun(run: EngineRun, { tokenizer }: VerifyOptions, report: R
       if (scheme !== undefined) checkKeys(run, one, scheme.detector, report);
     }
     const others = [...run.streams].filter(([other]) => other !== rank).flatMap(([, runs]) => runs);
-    await checkHits({ run, rank, stream, others, schemes, requests: requestsByRank.get(rank) ?? [] }, report);
+    await checkHits({ run, rank, stream, others, schemes, traffic, requests: requestsByRank.get(rank) ?? [] }, report);
   }
 }
 
@@ -50,7 +51,8 @@ function rankRequests(
   loraPaths: ReadonlyMap<string, string>,
   tokenizer: RecordedTokenizer | undefined,
   report: ReportBuilder,
-): ReadonlyMap<number, RankedRequest[]> {
+): { readonly requestsByRank: ReadonlyMap<number, RankedRequest[]>; readonly traffic: readonly Traffic[] } {
+  const traffic: Traffic[] = [];
   const ranked = new Map<number, RankedRequest[]>();
   const engine = engineFactsOf(run, loraPaths);
   const rendered = renderedPrompts(run.http);
@@ -68,7 +70,10 @@ function rankRequests(
   for (const exchange of run.exchanges) {
     const facts = factsOf(exchange);
     const encoded = tokenizer === undefined ? null : encodeExchange(tokenizer, exchange, facts, timeOf(exchange.request.atMs), report);
-    const prompt = promptFacts(exchange, facts, engine, renderedFor(exchange.request, rendered) ?? encoded);
+    const ids = renderedFor(exchange.request, rendered) ?? encoded;
+    const prompt = promptFacts(exchange, facts, engine, ids);
+    const unknown = facts?.hasUsage !== true || (facts.cachedTokens === null && !engine.reportsCachedTokens);
+    traffic.push({ exchange, promptIds: promptIdsOf(exchange, facts, ids), cachedTokens: unknown ? null : (facts.cachedTokens ?? 0) });
     const rank = rankOf(run, exchange);
     if (rank === null) {
       report.skip("request: data-parallel rank not known");
@@ -78,7 +83,7 @@ function rankRequests(
     ranked.set(rank, requests);
     requests.push({ exchange, prompt });
   }
-  return ranked;
+  return { requestsByRank: ranked, traffic };
 }
 
 function encodeExchange(
