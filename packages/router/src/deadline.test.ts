@@ -10,7 +10,7 @@ describe("within", () => {
   it("gives up at the deadline, and tells the task", async () => {
     let signal: AbortSignal | null = null;
     const late = within(5, "the task", (own) => {
-      signal = own;
+      signal = own();
       return new Promise(() => {});
     });
     await expect(late).rejects.toMatchObject({ code: "KVATLAS_DEADLINE_EXCEEDED", message: "the task took longer than 5 ms." });

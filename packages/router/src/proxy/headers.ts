@@ -58,11 +58,13 @@ export function clientResponseHeaders(rawHeaders: readonly Buffer[], own: readon
   return headers;
 }
 
+const connectionLength = "connection".length;
+
 /** Header names that `Connection` declares hop-by-hop; null when there are none. */
 function connectionOptions(rawHeaders: readonly string[]): ReadonlySet<string> | null {
   let named: Set<string> | null = null;
   for (let i = 0; i + 1 < rawHeaders.length; i += 2) {
-    if (rawHeaders[i]?.toLowerCase() !== "connection") continue;
+    if (rawHeaders[i]?.length !== connectionLength || rawHeaders[i]?.toLowerCase() !== "connection") continue;
     for (const option of (rawHeaders[i + 1] ?? "").split(",")) {
       const name = option.trim().toLowerCase();
       if (name === "" || name === "close" || name === "keep-alive") continue;

@@ -167,7 +167,7 @@ export class Decider {
     const { lookup: method, lookupTimeoutMs } = this.#options.config;
     const plain = queries.map((keyed) => keyed.query);
     try {
-      const found = await within(lookupTimeoutMs, "the index lookup", async (signal) => index.lookup(plain, { method, signal }));
+      const found = await within(lookupTimeoutMs, "the index lookup", async (signal) => index.lookup(plain, { method, signal: signal() }));
       if (method === "probe") verify.maybe(plain, found);
       return residencyOf(queries, found);
     } catch (error) {

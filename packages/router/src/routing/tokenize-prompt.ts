@@ -17,7 +17,7 @@ export async function tokenizePrompt(request: ParsedRequest, encoder: PromptEnco
   if (encoder === null) return { reason: "no-tokenizer" };
   try {
     const encoded = await within(timeoutMs, "tokenization", async (signal) =>
-      encoder.encode({ kind: source.kind, bodyText: request.bodyText }, { signal }),
+      encoder.encode({ kind: source.kind, bodyText: request.bodyText }, { signal: signal() }),
     );
     return { prompts: encoded.map((prompt) => prompt.tokenIds), tokenized: true };
   } catch (error) {
