@@ -27,6 +27,14 @@ export function specialTokens(config: TokenizerConfig): Map<string, string> {
     const value = name in config ? tokenText(config[name]) : (defaults[name] ?? null);
     if (value !== null) tokens.set(name, value);
   }
+  // Checkpoints may name tokens of their own, such as image_token.
+  const extra: unknown = config.extra_special_tokens;
+  if (typeof extra === "object" && extra !== null && !Array.isArray(extra)) {
+    for (const [name, value] of Object.entries(extra)) {
+      const text = tokenText(value);
+      if (text !== null) tokens.set(name, text);
+    }
+  }
   return tokens;
 }
 

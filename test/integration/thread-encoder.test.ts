@@ -1,0 +1,66 @@
+import { createThreadPromptEncoder, type ThreadPromptEncoder } from "@kvatlas/router/thread-encoder";
+import { silentLogger } from "@kvatlas/shared/logger";
+import { createLocalPromptEncoder } from "@kvatlas/shared/tokenization/local-prompt-encoder";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { modelDirectory } from "../support/tokenizer-models.ts";
+
+const directory = modelDirectory("qwen3");
+const chat = (content: string) => ({ kind: "chat" as const, bodyText: JSON.stringify({ messages: [{ role: "user", content }] }) });
+
+describe("an encoder in threads", () => {
+  let encoder: ThreadPromptEncoder;
+
+  beforeAll(async () => {
+    encoder = createThreadPromptEncoder({ directory, threads: 2, maxQueue: 8 }, { logger: silentLogger });
+    await encoder.ready;
+  });
+  afterAll(() => encoder.close());
+
+  it("gives what the encoder of the calling thread gives", async () => {
+    const local = createLocalPromptEncoder({ directory });
+    for (const request of [chat("Hello, größer? 更大"), { kind: "completion" as const, bodyText: '{"prompt": ["a b", "c"]}' }]) {
+      expect(await encoder.encode(request)).toEqual(await local.encode(request));
+    }
+    await local.close();
+  });
+
+  it("brings codes of errors across", async () => {
+    await expect(encoder.encode({ kind: "chat", bodyText: "{" })).rejects.toMatchObject({ code: "KVATLAS_PROMPT_INVALID" });
+  });
+
+  it("refuses when too many wait, and works on", async () => {
+    const results = await Promise.allSettled(Array.from({ length: 40 }, (_, i) => encoder.encode(chat(`text ${i} `.repeat(200)))));
+    const refused = results.filter((result) => result.status === "rejected");
+    expect(refused.length).toBe(30);
+    for (const result of refused) expect(result.reason).toMatchObject({ code: "KVATLAS_TOKENIZER_BUSY" });
+    expect((await encoder.encode(chat("after")))[0]?.tokenIds.length).toBeGreaterThan(0);
+  });
+
+  it("lets a cancelled caller go while its request waits", async () => {
+    const busy = Array.from({ length: 4 }, (_, i) => encoder.encode(chat(`busy ${i} `.repeat(500))));
+    const aborted = encoder.encode(chat("never"), { signal: AbortSignal.abort() });
+    await expect(aborted).rejects.toMatchObject({ code: "KVATLAS_DEADLINE_EXCEEDED" });
+    await Promise.all(busy);
+  });
+});
+
+it("a directory without a tokenizer is refused by name", async () => {
+  const encoder = createThreadPromptEncoder({ directory: "/nonexistent/model", threads: 1 }, { logger: silentLogger });
+  await expect(encoder.ready).rejects.toMatchObject({
+    code: "KVATLAS_TOKENIZER_UNAVAILABLE",
+    message: expect.stringContaining("/nonexistent/model"),
+  });
+  await expect(encoder.encode(chat("x"))).rejects.toMatchObject({ code: "KVATLAS_TOKENIZER_UNAVAILABLE" });
+  await encoder.close();
+  await encoder.close();
+});
+
+it("closing answers everything that waits", async () => {
+  const encoder = createThreadPromptEncoder({ directory, threads: 1 }, { logger: silentLogger });
+  const waiting = Array.from({ length: 5 }, () => encoder.encode(chat("x")));
+  const settled = Promise.allSettled([...waiting, encoder.ready]);
+  await encoder.close();
+  const results = await settled;
+  expect(results).toHaveLength(6);
+  await expect(encoder.encode(chat("x"))).rejects.toMatchObject({ code: "KVATLAS_TOKENIZER_BUSY" });
+});
