@@ -132,6 +132,22 @@ describe("simulated replicas", () => {
     expect(await heldBy(store, simulator.address, [...everSeen] as BlockKey[])).toEqual([...everSeen].map(() => 0));
   });
 
+  it("forgets the cache of an engine that falls asleep, before any event says so", async () => {
+    const store = memoryStore();
+    const simulator = await simulate();
+    const rig = await ingest(store, [simulator]);
+    const everSeen = new Set<string>();
+    await complete(simulator, prompt(0, 200));
+    await expectEqualToTruth(store, simulator, everSeen);
+    await fetch(`${simulator.url}/sleep`, { method: "POST" });
+    const none = [...everSeen].map(() => 0);
+    await eventually(async () => expect(await heldBy(store, simulator.address, [...everSeen] as BlockKey[])).toEqual(none));
+    expect(await rig.metric("kvatlas_ingester_incarnations_total", { cause: "asleep" })).toBe(1);
+    await fetch(`${simulator.url}/wake_up`, { method: "POST" });
+    await complete(simulator, prompt(7_000, 200));
+    await expectEqualToTruth(store, simulator, everSeen);
+  });
+
   it("keeps the ranks of one replica apart", async () => {
     const store = memoryStore();
     // Below the range from which the system takes ephemeral ports.

@@ -56,7 +56,10 @@ export function createEndpointTenure(
       {
         onFrame: ({ seq, payload }) => queue.push({ seq, payload, receivedAt: clock.monotonic() }),
         onConnected: () => session.connected(),
-        onDisconnected: () => logger.info({ endpoint: target.endpoint }, "the connection to the publisher is down; it is dialled again"),
+        onDisconnected: () => {
+          session.disconnected();
+          logger.info({ endpoint: target.endpoint }, "the connection to the publisher is down; it is dialled again");
+        },
         onMalformed: () => metrics.frames.inc({ outcome: "malformed" }),
       },
       { logger },

@@ -12,6 +12,7 @@ export type FindingName =
   | "prefix-caching"
   | "events-lost"
   | "replay"
+  | "no-events"
   | "key-mismatch"
   | "undecodable-events";
 

@@ -47,6 +47,8 @@ export type SessionEnd = "closed" | "lost" | "failed";
 
 /** Attempts in a row without anything new before a replay is given up. */
 const maxReplayAttempts = 3;
+/** A publisher that is not connected for longer is worth a finding. */
+const connectGraceMs = 5_000;
 /** Batches that are decoded and held until the key scheme is known take several times the memory of their payloads. */
 const heldShareOfQueue = 1 / 8;
 
@@ -78,6 +80,10 @@ export class EndpointSession {
   #mark: BatchMark | null = null;
   #catchUpDue: GapCause | null = null;
   #restartDue: string | null = null;
+  #isAsleep = false;
+  #purgeDue = false;
+  /** Monotonic ms since which the publisher is not connected; null while it is, and where it is not for us to connect. */
+  #disconnectedSince: number | null;
 
   constructor(deps: EndpointSessionDeps, options: EndpointSessionOptions, owned: OwnedEndpoint) {
     this.#deps = deps;
@@ -85,6 +91,7 @@ export class EndpointSession {
     this.#owned = owned;
     this.#logger = deps.logger.child({ endpoint: owned.target.endpoint });
     this.#profile = new EndpointProfile(owned.target, owned.stored);
+    this.#disconnectedSince = owned.target.events === null ? null : deps.clock.monotonic();
     this.#processStart = new ProcessStartWatch(deps.clock, owned.stored?.processStartSeconds ?? null);
     this.#applier = new EventApplier(
       { ...deps, logger: this.#logger, profile: this.#profile },
@@ -125,8 +132,13 @@ export class EndpointSession {
 
   /** The connection to the publisher is up (again): batches may have been missed, and the engine may be another one. */
   connected(): void {
+    this.#disconnectedSince = null;
     this.#catchUpDue = this.#isCaughtUp ? "reconnect" : "takeover";
     this.#wakeUp.notify();
+  }
+
+  disconnected(): void {
+    this.#disconnectedSince ??= this.#deps.clock.monotonic();
   }
 
   observe(observation: ReplicaObservation): void {
@@ -137,6 +149,13 @@ export class EndpointSession {
       this.#wakeUp.notify();
     }
     this.#profile.processStartSeconds = this.#processStart.known;
+    // An engine that falls asleep throws its cache away, and says so in its events only when it has work again.
+    const isAsleep = observation.metrics?.ranks.get(this.target.rank)?.sleeping ?? this.#isAsleep;
+    if (isAsleep && !this.#isAsleep) {
+      this.#purgeDue = true;
+      this.#wakeUp.notify();
+    }
+    this.#isAsleep = isAsleep;
   }
 
   /** Writes what has changed about the endpoint, and that it is looked after. */
@@ -146,13 +165,21 @@ export class EndpointSession {
     metrics.lagBatches.set(endpoint, Math.max(0, this.#live - this.#applier.watermark));
     metrics.queueBytes.set(endpoint, this.#owned.queue.bytes);
     if (!this.#opened || this.#closing) return;
+    this.#reportConnection();
     this.#applier.noteProgress();
     try {
       await this.#applier.describe();
     } catch (error) {
-      if (!isKvatlasError(error, "KVATLAS_INDEX_FENCED")) throw error;
-      this.#lose();
+      if (isKvatlasError(error, "KVATLAS_INDEX_FENCED")) this.#lose();
+      else if (!this.#abort.signal.aborted) throw error;
     }
+  }
+
+  #reportConnection(): void {
+    const since = this.#disconnectedSince;
+    const isLate = since !== null && this.#deps.clock.monotonic() - since > connectGraceMs;
+    const hint = "is the engine started with kv events (--kv-events-config), and bound to this port?";
+    this.#profile.find("no-events", isLate ? `No connection to the publisher at ${this.target.events}: ${hint}` : null);
   }
 
   /** Brings in what has been received, leaves the watermarks settled and ends; after `timeoutMs` it ends as it is. */
@@ -232,6 +259,10 @@ export class EndpointSession {
     } else if (queue.length > 0) {
       const frame = queue.shift();
       if (frame !== undefined) await this.#takeLive(frame);
+    } else if (this.#purgeDue) {
+      // What it has published before is in by now.
+      this.#purgeDue = false;
+      await this.#applier.beginIncarnation(this.#applied + 1, "asleep");
     } else if (queue.takeOverflow()) {
       this.#logger.warn({ droppedFrames: queue.dropped }, "more events came in than could be written; the dropped ones are replayed");
       this.#catchUpDue = "overflow";

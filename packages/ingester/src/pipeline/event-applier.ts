@@ -1,11 +1,12 @@
 import type { Clock } from "@kvatlas/shared/clock";
-import { KvatlasError } from "@kvatlas/shared/errors";
+import { isKvatlasError, KvatlasError } from "@kvatlas/shared/errors";
 import type { EventBatch, KvEvent, WireForm } from "@kvatlas/shared/events/events";
 import { decodeEventBatch } from "@kvatlas/shared/events/vllm-decoder";
 import { scopeIdOf } from "@kvatlas/shared/hashing/key-scheme";
 import type { BlockIndex, IndexOp, IndexWriter } from "@kvatlas/shared/index/block-index";
 import type { Logger } from "@kvatlas/shared/logger";
 import type { EndpointRegistry, Lease } from "@kvatlas/shared/registry/endpoint-registry";
+import type { ScopeId } from "@kvatlas/shared/types";
 import type { ReplicaTarget } from "../discovery/replica-target.ts";
 import type { IngesterMetrics, ResetCause } from "../metrics.ts";
 import type { BatchMark } from "../subscriber/sequence-tracker.ts";
@@ -36,6 +37,9 @@ export interface EventApplierOptions {
   /** Something has failed that the next `write` rejects with. */
   readonly onFailure: () => void;
 }
+
+/** More than a failover can lose. */
+const maxForgottenIncarnations = 10_000;
 
 interface Incarnation {
   readonly number: number;
@@ -100,7 +104,7 @@ export class EventApplier {
 
   /** Goes on where the record of the endpoint ends; begins its first incarnation when there is none. */
   async open(): Promise<void> {
-    const { registry, index, profile } = this.#deps;
+    const { registry, profile } = this.#deps;
     const { endpoint } = this.#target;
     const state = await this.#stored(() => registry.state(endpoint));
     if (state.incarnation === 0) {
@@ -112,12 +116,10 @@ export class EventApplier {
     if (scope === null) return;
     const spec = (await this.#stored(() => registry.scopes())).get(scope);
     if (spec === undefined) return;
-    const writer = await this.#stored(() =>
-      index.openWriter({ scope, endpoint, incarnation: state.incarnation, from: state.from, fence: this.#lease.fence }),
-    );
+    const writer = await this.#openWriter(scope, 0);
     this.#feed = this.#feedOf(writer);
     // Before the first write of an incarnation the engine may be another one than the scheme was learned from, and so may the configured model.
-    if (writer.applied >= state.from && spec.model === this.#target.model) {
+    if (writer.applied >= this.#incarnation.from && spec.model === this.#target.model) {
       this.#learner.adopt({ ...spec, extrasForm: profile.extrasForm, lookaheadTokens: profile.lookaheadTokens });
       this.#useKeys(spec);
     }
@@ -143,7 +145,7 @@ export class EventApplier {
    * forgotten: it belongs to the dead incarnation.
    */
   async beginIncarnation(from: number, cause: ResetCause | null): Promise<void> {
-    const { registry, index, metrics, logger } = this.#deps;
+    const { registry, metrics, logger } = this.#deps;
     await this.discard();
     const number = await this.#stored(() => registry.startIncarnation(this.#lease, from));
     if (number === null) throw this.#fenced();
@@ -154,9 +156,7 @@ export class EventApplier {
     this.#incarnation = { number, from };
     this.#isPristine = true;
     if (this.#feed !== null) {
-      const { scope, endpoint } = this.#feed.writer.target;
-      const writer = await this.#stored(() => index.openWriter({ scope, endpoint, incarnation: number, from, fence: this.#lease.fence }));
-      this.#feed = this.#feedOf(writer);
+      this.#feed = this.#feedOf(await this.#openWriter(this.#feed.writer.target.scope, from));
     }
     const { learned } = this.#learner;
     if (this.#translator !== null && learned !== null) this.#useKeys(learned);
@@ -250,8 +250,7 @@ export class EventApplier {
     profile.scope = scope;
     await this.describe();
     if (this.#feed === null || former !== scope) {
-      const { number: incarnation, from } = this.#incarnation;
-      const writer = await this.#stored(() => index.openWriter({ scope, endpoint, incarnation, from, fence: this.#lease.fence }));
+      const writer = await this.#openWriter(scope, this.#incarnation.from);
       await this.#feed?.discard();
       this.#feed = this.#feedOf(writer);
       if (former !== null) await this.#stored(() => index.forget(former, endpoint));
@@ -306,6 +305,27 @@ export class EventApplier {
         logger.warn({ err: error, seq }, "a batch could not be decoded and is passed over");
       }
       return null;
+    }
+  }
+
+  /**
+   * A writer of the current incarnation. Where the index has seen a later one than the registry remembers (nodes of a cluster that failed over
+   * apart), the registry is counted up past it, and the endpoint begins anew at `fresh`.
+   */
+  async #openWriter(scope: ScopeId, fresh: number): Promise<IndexWriter> {
+    const { index, registry } = this.#deps;
+    const { endpoint } = this.#target;
+    for (let attempt = 0; ; attempt++) {
+      const { number: incarnation, from } = this.#incarnation;
+      try {
+        return await this.#stored(() => index.openWriter({ scope, endpoint, incarnation, from, fence: this.#lease.fence }));
+      } catch (error) {
+        if (!isKvatlasError(error, "KVATLAS_INDEX_STALE_INCARNATION") || attempt >= maxForgottenIncarnations) throw error;
+        const number = await this.#stored(() => registry.startIncarnation(this.#lease, fresh));
+        if (number === null) throw this.#fenced();
+        this.#incarnation = { number, from: fresh };
+        this.#isPristine = true;
+      }
     }
   }
 
