@@ -17,12 +17,14 @@ export class EventCollector {
   constructor(options: { readonly connect?: string; readonly topic?: string }) {
     if (options.connect !== undefined) this.#socket.connect(options.connect);
     this.#socket.subscribe(options.topic ?? "");
-    void this.#read();
+    if (options.connect !== undefined) void this.#read();
   }
 
   /** Binds instead of connecting; answers with the endpoint, port filled in. */
   async bind(endpoint: string): Promise<string> {
+    // Reading starts afterwards: zeromq.js binds on another thread, and a socket must not be polled meanwhile.
     await this.#socket.bind(endpoint);
+    void this.#read();
     return this.#socket.lastEndpoint ?? endpoint;
   }
 

@@ -145,7 +145,7 @@ export class EventPublisher {
     Object.assign(this.faults, { dropNext: 0, loseNext: 0, paused: false, replayHang: false, replayLimit: null });
     this.#releaseWaiters();
     if (options.reopenSockets) {
-      await this.#closeSockets();
+      this.#closeSockets();
       await this.#open();
     }
     this.#wake();
@@ -165,7 +165,7 @@ export class EventPublisher {
       this.#isClosed = true;
       this.#releaseWaiters();
       this.#wake();
-      await this.#closeSockets();
+      this.#closeSockets();
       await this.#loop;
     })();
     return this.#closing;
@@ -190,21 +190,12 @@ export class EventPublisher {
     void this.#readReplayRequests(router);
   }
 
-  async #closeSockets(): Promise<void> {
+  /** No unbind: zeromq.js 6 runs it on another thread while this one polls the socket, on which libzmq aborts the process. */
+  #closeSockets(): void {
     const sockets = [this.#pub, this.#router];
     this.#pub = null;
     this.#router = null;
-    for (const socket of sockets) {
-      if (socket === null || socket.closed) continue;
-      const bound = socket.lastEndpoint;
-      try {
-        // Unbinding first frees the port before close returns.
-        if (bound !== null && (socket instanceof RouterSocket || bindsEndpoint(this.#options.endpoint))) await socket.unbind(bound);
-      } catch (error) {
-        this.#logger.debug({ err: error }, "event socket did not unbind");
-      }
-      socket.close();
-    }
+    for (const socket of sockets) socket?.close();
   }
 
   async #readReplayRequests(router: RouterSocket): Promise<void> {
@@ -291,15 +282,27 @@ function portOf(configured: string, resolved: string): string {
   return `${configured.slice(0, -2)}${resolved.slice(resolved.lastIndexOf(":"))}`;
 }
 
+/** Closed sockets give their port back some time later, on libzmq's own thread: how long to wait for it, milliseconds. */
+const portReleaseMs = 1000;
+const bindRetryMs = 10;
+
+/** @throws KVATLAS_PORT_IN_USE */
 async function bind(socket: PubSocket | RouterSocket, endpoint: string, what: string): Promise<string> {
-  try {
-    await socket.bind(endpoint);
-  } catch (error) {
-    throw new KvatlasError(
-      "KVATLAS_PORT_IN_USE",
-      `cannot bind ${what} ${endpoint}: ${error instanceof Error ? error.message : String(error)}. Choose another port (0 picks a free one).`,
-      { cause: error },
-    );
+  for (let waitedMs = 0; ; waitedMs += bindRetryMs) {
+    try {
+      await socket.bind(endpoint);
+      return socket.lastEndpoint ?? endpoint;
+    } catch (error) {
+      const isInUse = error instanceof Error && "code" in error && error.code === "EADDRINUSE";
+      if (isInUse && waitedMs < portReleaseMs && !socket.closed) {
+        await new Promise((resolve) => setTimeout(resolve, bindRetryMs));
+        continue;
+      }
+      throw new KvatlasError(
+        "KVATLAS_PORT_IN_USE",
+        `cannot bind ${what} ${endpoint}: ${error instanceof Error ? error.message : String(error)}. Choose another port (0 picks a free one).`,
+        { cause: error },
+      );
+    }
   }
-  return socket.lastEndpoint ?? endpoint;
 }
