@@ -24,6 +24,9 @@ const kinds: Readonly<Record<string, "chat" | "completion">> = {
   "/v1/completions": "completion",
 };
 
+/** Fields of a chat or completion that `/tokenize` passes over (vLLM 0.10 to 0.33). */
+const ignoredByTokenize = /"(?:reasoning_content|reasoning_effort|documents|tool_choice|truncate_prompt_tokens)"\s*:/;
+
 function kindOf({ path, bodyText }: TokenQuestion): "chat" | "completion" | undefined {
   if (path === "/tokenize") return /"messages"\s*:/.test(bodyText) ? "chat" : "completion";
   return kinds[path.replace(/\/render$/, "")];
@@ -44,6 +47,10 @@ export function checkTokens(tokenizer: RecordedTokenizer, question: TokenQuestio
   const isMedia = prompt.form === "none" && (prompt.why === "media" || prompt.why === "prompt-embeds");
   if (isMedia || (kind === "chat" && prompt.form === "ids")) {
     report.skip(isMedia ? "tokens: media in the request" : "tokens: a chat that carries its token ids");
+    return null;
+  }
+  if (path === "/tokenize" && ignoredByTokenize.test(bodyText)) {
+    report.skip("tokens: /tokenize with fields that it ignores");
     return null;
   }
   let encoded: readonly Uint32Array[];
