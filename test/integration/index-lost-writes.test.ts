@@ -4,7 +4,7 @@ import { createRedisBlockIndex } from "@kvatlas/shared/index/redis-block-index";
 import { createRedisKeys } from "@kvatlas/shared/index/redis-keys";
 import { silentLogger } from "@kvatlas/shared/logger";
 import { createRedisConnection } from "@kvatlas/shared/redis";
-import type { EndpointId, ScopeId } from "@kvatlas/shared/types";
+import type { BlockKey, EndpointId, ScopeId } from "@kvatlas/shared/types";
 import { Redis } from "ioredis";
 import { afterAll, describe, expect, it } from "vitest";
 import { testRedisUrl, uniqueKeyPrefix } from "../support/redis.ts";
@@ -117,10 +117,34 @@ describe.each([1, 4])("a store that has lost acknowledged writes, with %i shards
     await expectWhole(writer);
   });
 
-  it("is not trusted when it has lost its positions but kept the blocks", async () => {
-    const { writer, keysNow } = await setUp();
+  it("drops the blocks of an endpoint whose position it has lost, so that a replay does not count them twice", async () => {
+    const { index, target, writer, keysNow, expectWhole } = await setUp();
     await writer.apply(log.slice(0, 8));
     await raw.del((await keysNow()).filter((key) => key.endsWith(":seq")));
     await expect(writer.apply(log.slice(8))).rejects.toMatchObject({ code: "KVATLAS_INDEX_STALE_INCARNATION" });
+    const same = await index.openWriter(target);
+    await same.apply(log);
+    await expectWhole(same);
+  });
+
+  it("does so as well for a new owner who has written nothing yet, and for several at once", async () => {
+    const { index, target, writer, keysNow, expectWhole } = await setUp();
+    await writer.apply(log.slice(0, 8));
+    const owners = [await index.openWriter({ ...target, fence: 6 })];
+    for (let other = 0; other < 4; other += 1) {
+      owners.push(await index.openWriter({ ...target, endpoint: `10.0.1.${other}:8000` as EndpointId, fence: 6 }));
+    }
+    await raw.del((await keysNow()).filter((key) => key.endsWith(":seq")));
+    const attempts = owners.map((owner) => expect(owner.apply(log.slice(8))).rejects.toMatchObject({ code: "KVATLAS_INDEX_BEHIND" }));
+    await Promise.all(attempts);
+    for (const owner of owners) await owner.apply(log);
+    const [first] = owners;
+    if (first === undefined) throw new Error("no owner");
+    const others = (await index.holders(scope, chain[0] as BlockKey)).map(({ endpoint: id, copies }) => [id, copies.gpu]);
+    expect(others.toSorted()).toEqual(owners.map(({ target: { endpoint: id } }) => [id, 11]).toSorted());
+    for (let n = 1; n < owners.length; n += 1) await index.forget(scope, owners[n]?.target.endpoint as EndpointId);
+    let cursor: string | null = "0";
+    while (cursor !== null) cursor = (await index.sweep(scope, cursor, 1_000)).next;
+    await expectWhole(first);
   });
 });

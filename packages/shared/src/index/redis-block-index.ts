@@ -20,6 +20,15 @@ export interface RedisBlockIndexOptions {
   readonly maxOpsPerCall?: number;
 }
 
+/** A scope's purge under way, and the one after it when somebody waits for that. */
+interface Purge {
+  readonly done: Promise<void>;
+  next?: Promise<void>;
+}
+
+/** Redis is busy for about a millisecond a step. */
+const KEYS_PER_PURGE_STEP = 500;
+
 const MAX_SCOPES_REMEMBERED = 1_000;
 
 /** The index in Redis; docs/redis-schema.md shows it from the outside. Does not own its connection. */
@@ -34,6 +43,7 @@ class RedisBlockIndex implements BlockIndex {
   readonly #maxOpsPerCall: number;
   /** A scope's number of shards never changes once it is registered. */
   readonly #shards = new LRUCache<ScopeId, number>({ max: MAX_SCOPES_REMEMBERED });
+  readonly #purges = new Map<ScopeId, Purge>();
   readonly #scripts: { readonly apply: RedisScript; readonly open: RedisScript; readonly sweep: RedisScript };
 
   constructor(deps: RedisBlockIndexDeps, options: RedisBlockIndexOptions) {
@@ -46,8 +56,13 @@ class RedisBlockIndex implements BlockIndex {
 
   async openWriter(target: WriterTarget): Promise<IndexWriter> {
     const [shards = this.#defaultShards] = await this.#shardsOf([target.scope]);
-    const deps = { connection: this.#connection, keys: this.#keys, apply: this.#scripts.apply, open: this.#scripts.open };
-    return openRedisWriter(deps, { shards, maxOpsPerCall: this.#maxOpsPerCall }, target);
+    const { apply, open } = this.#scripts;
+    const purge = () => this.#purge(target.scope);
+    return openRedisWriter(
+      { connection: this.#connection, keys: this.#keys, apply, open, purge },
+      { shards, maxOpsPerCall: this.#maxOpsPerCall },
+      target,
+    );
   }
 
   async lookup(queries: readonly PrefixQuery[], options: LookupOptions = {}): Promise<readonly PrefixMatches[]> {
@@ -104,6 +119,28 @@ class RedisBlockIndex implements BlockIndex {
   }
 
   async close(): Promise<void> {}
+
+  /**
+   * Drops all dead entries of a scope that were there when it was called. Many writers may ask at once, after Redis has lost something: those that
+   * come while a purge is under way share the next one.
+   */
+  #purge(scope: ScopeId): Promise<void> {
+    const running = this.#purges.get(scope);
+    if (running?.next !== undefined) return running.next;
+    const purge: Purge = { done: (running?.done ?? Promise.resolve()).catch(() => {}).then(() => this.#sweepAll(scope, purge)) };
+    if (running === undefined) this.#purges.set(scope, purge);
+    else running.next = purge.done;
+    return purge.done;
+  }
+
+  async #sweepAll(scope: ScopeId, purge: Purge): Promise<void> {
+    this.#purges.set(scope, purge);
+    try {
+      for (let cursor: string | null = "0"; cursor !== null; ) cursor = (await this.sweep(scope, cursor, KEYS_PER_PURGE_STEP)).next;
+    } finally {
+      if (purge.next === undefined) this.#purges.delete(scope);
+    }
+  }
 
   /** Number of shards of each scope; read once for each that is registered. */
   async #shardsOf(scopes: readonly ScopeId[], signal?: AbortSignal): Promise<readonly number[]> {

@@ -13,6 +13,8 @@ export interface RedisWriterDeps {
   readonly keys: RedisKeys;
   readonly apply: RedisScript;
   readonly open: RedisScript;
+  /** Drops all dead entries of the scope: those of endpoints that `seq` does not name among them. */
+  readonly purge: () => Promise<void>;
 }
 
 export interface RedisWriterOptions {
@@ -25,7 +27,7 @@ export interface RedisWriterOptions {
 interface ShardState {
   readonly shard: number;
   mark: Watermark;
-  /** The key stored last: while it is in Redis, so is what was written before it. */
+  /** The key stored last: while Redis has it, it has forgotten the endpoint and not its blocks. */
   witness: BlockKey | null;
 }
 
@@ -179,11 +181,16 @@ class RedisIndexWriter implements IndexWriter {
   async #giveUp(mismatch: Exclude<Mismatch, { kind: "ahead" }>, state: ShardState): Promise<never> {
     const { endpoint, incarnation, fence } = this.target;
     if (mismatch.kind === "fenced" || mismatch.kind === "stale") throw refusal(this.target, mismatch);
-    if (mismatch.kind === "lost" && mismatch.isMissing && (await this.#hasBlocks(state))) {
-      throw new KvatlasError(
-        "KVATLAS_INDEX_STALE_INCARNATION",
-        `The index has forgotten how far endpoint ${endpoint} is, but not its blocks: incarnation ${incarnation} cannot be continued. Start a new one.`,
-      );
+    if (mismatch.kind === "lost" && mismatch.isMissing) {
+      const hasBlocks = await this.#hasBlocks(state);
+      // Blocks without a position would count twice when they are stored again. As long as there is none they are dead, and can be dropped.
+      await this.#deps.purge();
+      if (hasBlocks) {
+        throw new KvatlasError(
+          "KVATLAS_INDEX_STALE_INCARNATION",
+          `The index has been told to forget endpoint ${endpoint} (its position is gone, its blocks were not). Start a new incarnation to write again.`,
+        );
+      }
     }
     // Where one shard has lost something, others may have too.
     this.#shards = await openShards(this.#deps, this.#options, this.target);
