@@ -121,6 +121,29 @@ describe("several ingesters on one registry", () => {
   });
 });
 
+describe("a registry that has forgotten incarnations which the index has seen", () => {
+  it("is counted up past them, and the endpoint is built again", async () => {
+    const store = memoryStore();
+    const fleet = await replicas(1);
+    const [replica] = fleet;
+    if (replica === undefined) throw new Error("there is one replica");
+    const { address, publisher } = replica;
+    const first = await join(store, fleet, "a");
+    const prompt = new TestPrompt(1, 2);
+    await publisher.publish([prompt.stored()]);
+    await expectHeld(store, address, prompt, [1, 1]);
+    await first.ingester.close();
+    const record = await recordOf(store, address);
+    const scope = record?.meta.scope;
+    if (record === undefined || scope === undefined || scope === null) throw new Error("the scope is known by now");
+    await store.index.openWriter({ scope, endpoint: record.id, incarnation: 9, from: 0, fence: record.state.fence });
+    expect(await heldBy(store, address, prompt.keys)).toEqual([0, 0]);
+    await join(store, fleet, "b");
+    await expectHeld(store, address, prompt, [1, 1]);
+    expect((await recordOf(store, address))?.state.incarnation).toBe(9);
+  });
+});
+
 describe("bind mode", () => {
   async function bound(
     store: TestStore,
