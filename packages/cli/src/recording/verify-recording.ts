@@ -1,6 +1,6 @@
 import { collectRuns, type EngineRun, type Exchange, loraPathsOf } from "./engine-run.ts";
 import type { Traffic } from "./gap-bounds.ts";
-import { checkHits, type RankedRequest } from "./hit-check.ts";
+import { checkHits } from "./hit-check.ts";
 import { checkKeys } from "./key-check.ts";
 import { type EngineFacts, factsOf, promptFacts, promptIdsOf } from "./prompt-facts.ts";
 import type { Recording } from "./read-recording.ts";
@@ -10,6 +10,7 @@ import { renderedFor, renderedPrompts } from "./rendered-prompts.ts";
 import { type RecordingReport, ReportBuilder } from "./report.ts";
 import type { ResponseFacts } from "./response-facts.ts";
 import { learnScheme } from "./scheme-check.ts";
+import type { RankedRequest } from "./stream-walk.ts";
 import { checkTokens } from "./token-check.ts";
 
 export interface VerifyOptions {
