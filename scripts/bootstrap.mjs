@@ -131,11 +131,18 @@ function run(command, args, options) {
     const child = spawn(command, args, options);
     const handlers = ["SIGINT", "SIGTERM", "SIGHUP"].map((signal) => [signal, () => child.kill(signal)]);
     for (const [signal, handler] of handlers) process.on(signal, handler);
+    // npm runs scripts through a shell, which dies of a SIGTERM without passing it on.
+    const parent = process.ppid;
+    const orphaned = setInterval(() => {
+      if (process.ppid !== parent) child.kill("SIGTERM");
+    }, 500);
     child.on("error", (error) => {
+      clearInterval(orphaned);
       say(`cannot run ${command}: ${error.message}`);
       resolve(127);
     });
     child.on("exit", (code, signal) => {
+      clearInterval(orphaned);
       for (const [name, handler] of handlers) process.off(name, handler);
       resolve(code ?? (signal === "SIGINT" ? 130 : signal === "SIGTERM" ? 143 : 1));
     });
@@ -145,7 +152,9 @@ function run(command, args, options) {
 /** Runs a TypeScript file of the repository, workspace packages resolved to their sources. */
 function runSource(file, args, cwd = root) {
   const tsx = pathToFileURL(`${root}node_modules/tsx/dist/loader.mjs`).href;
-  return run(process.execPath, ["--conditions=@kvatlas/source", "--import", tsx, `${root}${file}`, ...args], { cwd, stdio: "inherit" });
+  // The channel carries nothing: its end tells the program that this process is gone.
+  const stdio = ["inherit", "inherit", "inherit", "ipc"];
+  return run(process.execPath, ["--conditions=@kvatlas/source", "--import", tsx, `${root}${file}`, ...args], { cwd, stdio });
 }
 
 function runTool(file, args) {

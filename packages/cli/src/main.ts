@@ -19,6 +19,9 @@ for (const name of ["SIGINT", "SIGTERM"] as const) {
     }
   });
 }
+// Of scripts/bootstrap.mjs: when that is gone, nobody can stop this process any more.
+process.on("disconnect", () => stop.abort("disconnect"));
+process.channel?.unref();
 // A closed reader (`kvatlas inspect | head`) is no failure of ours.
 process.stdout.on("error", (error: NodeJS.ErrnoException) => {
   if (error.code === "EPIPE") process.exit(0);
