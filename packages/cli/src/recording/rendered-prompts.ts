@@ -52,5 +52,5 @@ function promptFields(body: Json): Json {
 }
 
 function idsOf(value: unknown): readonly number[] | null {
-  return Array.isArray(value) && value.length > 0 && value.every((id) => Number.isSafeInteger(id) && id >= 0) ? value : null;
+  return Array.isArray(value) && value.length > 0 && value.every((id) => typeof id === "number" && id >>> 0 === id) ? value : null;
 }

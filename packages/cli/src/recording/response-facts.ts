@@ -58,7 +58,7 @@ function numberOr<T>(value: unknown, otherwise: T): number | T {
 
 function idsOf(value: unknown): readonly number[] | null {
   if (!Array.isArray(value) || value.length === 0) return null;
-  return value.every((id) => typeof id === "number" && Number.isSafeInteger(id) && id >= 0) ? value : null;
+  return value.every((id) => typeof id === "number" && id >>> 0 === id) ? value : null;
 }
 
 /** JSON objects of the `data:` fields of a stream; `[DONE]` and what is no object is passed over. */
