@@ -43,11 +43,14 @@ export async function runScript(
   connection: RedisConnection,
   script: RedisScript,
   calls: readonly { readonly keys: readonly string[]; readonly args: readonly (string | number)[] }[],
+  signal?: AbortSignal,
 ): Promise<readonly RedisReply[]> {
-  const replies = [...(await connection.send(calls.map(({ keys, args }) => scriptCommand(script, keys, args))))];
+  const commands = calls.map(({ keys, args }) => scriptCommand(script, keys, args));
+  const replies = [...(await connection.send(commands, signal))];
   const missed = calls.flatMap((call, i) => (isUnknownScript(replies[i]) ? [{ call, i }] : []));
   if (missed.length > 0) {
-    const again = await connection.send(missed.map(({ call: { keys, args } }) => scriptCommand(script, keys, args, true)));
+    const withSource = missed.map(({ call: { keys, args } }) => scriptCommand(script, keys, args, true));
+    const again = await connection.send(withSource, signal);
     for (const [n, { i }] of missed.entries()) replies[i] = again[n];
   }
   for (const reply of replies) if (reply instanceof Error) throw redisError(reply);

@@ -303,6 +303,21 @@ export function blockIndexContract(create: () => Promise<BlockIndex>): void {
       expect(await match(chain)).toEqual(new Map());
     });
 
+    it("shows how far every endpoint is, and who writes for it", async () => {
+      const writer = await index.openWriter(target(a, { from: 3, fence: 7 }));
+      await index.openWriter(target(b, { incarnation: 9, from: 0, fence: 8 }));
+      expect((await index.positions(scope)).get(a)).toEqual({ incarnation: 1, fence: 7, applied: 2 });
+      await writer.apply([{ seq: 3, ops: [store(chain)] }]);
+      await writer.apply([{ seq: 4, ops: [] }]);
+      await writer.settle();
+      expect(await index.positions(scope)).toEqual(
+        new Map([
+          [a, { incarnation: 1, fence: 7, applied: 4 }],
+          [b, { incarnation: 9, fence: 8, applied: -1 }],
+        ]),
+      );
+    });
+
     it("leaves other endpoints alone", async () => {
       const writer = await index.openWriter(target(a));
       await index.openWriter(target(b, { fence: 99, incarnation: 99 }));
@@ -359,6 +374,30 @@ export function blockIndexContract(create: () => Promise<BlockIndex>): void {
         expect(new Set(holders)).toEqual(new Set([...(i < 10 ? [a] : []), ...(i < 20 ? [b] : [])]));
       }
       expect((await match(chain)).get(a)?.blocks).toBe(10);
+    });
+
+    it("are shown as dead by a walk, which meets every block", async () => {
+      const second = await twoIncarnations();
+      await second.apply([{ seq: 1, ops: [store(chain.slice(0, 10)), store(chain.slice(0, 2))] }]);
+      const met = new Map<BlockKey, string[]>();
+      let cursor: string | null = "0";
+      for (let slices = 0; cursor !== null && slices < 10_000; slices += 1) {
+        const slice = await index.walk(scope, cursor, 7);
+        for (const { key, holders } of slice.blocks) {
+          met.set(
+            key,
+            holders
+              .map(({ endpoint, group, live, copies }) => `${endpoint}#${group} ${live ? "live" : "dead"} ${JSON.stringify(copies)}`)
+              .sort(),
+          );
+        }
+        cursor = slice.next;
+      }
+      expect(cursor).toBeNull();
+      expect(new Set(met.keys())).toEqual(new Set(chain));
+      expect(met.get(chain[0] as BlockKey)).toEqual([`${a}#0 live {"gpu":2}`, `${a}#1 dead {"gpu":1}`]);
+      expect(met.get(chain[39] as BlockKey)).toEqual([`${a}#0 dead {"gpu":2,"cpu":1}`, `${a}#1 dead {"gpu":1}`]);
+      expect((await index.walk("nobody.b16" as ScopeId, "0", 7)).blocks).toEqual([]);
     });
 
     it("end when the endpoint is forgotten: its entries die, its writer stops, a new incarnation starts empty", async () => {

@@ -100,6 +100,38 @@ export interface BlockHolder {
   readonly copies: Readonly<Partial<Record<Medium, number>>>;
 }
 
+/** One block as the index has it, dead entries included. */
+export interface IndexedBlock {
+  readonly key: BlockKey;
+  readonly holders: readonly BlockHolder[];
+}
+
+/** How far one endpoint's events are in a scope. */
+export interface IndexPosition {
+  readonly incarnation: number;
+  readonly fence: number;
+  /** Highest sequence number of which every shard has all operations; null while shards differ in incarnation (one is being opened). */
+  readonly applied: number | null;
+}
+
+/** What the blocks of one scope amount to. */
+export interface ScopeCensus {
+  readonly blocks: number;
+  /** Entries that count, and those that a sweep will reclaim, by endpoint. */
+  readonly holders: ReadonlyMap<EndpointId, { readonly live: number; readonly dead: number }>;
+  /** Memory of the blocks, keys included; null where the store does not tell. */
+  readonly bytes: number | null;
+}
+
+export interface IndexCensus {
+  readonly scopes: ReadonlyMap<ScopeId, ScopeCensus>;
+  /** True when everything was counted; else the numbers are projected from a random part of the store. */
+  readonly isExact: boolean;
+  /** Keys that were looked at, and that there are, whatever they belong to. */
+  readonly examined: number;
+  readonly total: number;
+}
+
 /**
  * Who holds which block. Scopes are independent namespaces of keys.
  *
@@ -124,12 +156,21 @@ export interface BlockIndex {
   forget(scope: ScopeId, endpoint: EndpointId): Promise<void>;
   /**
    * Reclaims dead entries, a slice at a time: examines about `limit` blocks from `cursor` ("0" to begin) and returns where to go on (null: done).
-   * The only operation that scans; callers limit the rate.
+   * Scans, like `walk` and `census` and nothing else; callers limit the rate.
    */
   sweep(
     scope: ScopeId,
     cursor: string,
     limit: number,
   ): Promise<{ readonly next: string | null; readonly examined: number; readonly dropped: number }>;
+  /**
+   * Reads a scope a slice at a time, in no order: about `limit` blocks from `cursor` ("0" to begin), and where to go on (null: done). Blocks that
+   * are there throughout are met at least once; for audits and people.
+   */
+  walk(scope: ScopeId, cursor: string, limit: number): Promise<{ readonly next: string | null; readonly blocks: readonly IndexedBlock[] }>;
+  /** Every endpoint that writes in a scope, and how far it is. */
+  positions(scope: ScopeId): Promise<ReadonlyMap<EndpointId, IndexPosition>>;
+  /** Counts blocks, entries and bytes of every scope, looking at `maxKeys` keys of the store at most. */
+  census(maxKeys: number): Promise<IndexCensus>;
   close(): Promise<void>;
 }

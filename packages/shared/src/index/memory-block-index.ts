@@ -4,15 +4,20 @@ import type {
   ApplyResult,
   BlockHolder,
   BlockIndex,
+  IndexCensus,
+  IndexedBlock,
   IndexOp,
+  IndexPosition,
   IndexWriter,
   LookupOptions,
   PrefixMatch,
   PrefixMatches,
   PrefixQuery,
+  ScopeCensus,
   SequencedOps,
   WriterTarget,
 } from "./block-index.ts";
+import { tally } from "./index-census.ts";
 import { ABSENT, exactMatch, layoutsOf } from "./prefix-match.ts";
 import { holderField, mediaByRank, parseHolderField } from "./redis-keys.ts";
 
@@ -31,11 +36,11 @@ interface MemoryScope {
   /** By block key, then by holder field. */
   readonly blocks: Map<BlockKey, Map<string, MemoryEntry>>;
   readonly positions: Map<EndpointId, MemoryPosition>;
-  /** Iterators of sweeps under way, by cursor; at most {@link MAX_SWEEPS}. */
-  readonly sweeps: Map<string, IterableIterator<BlockKey>>;
+  /** Iterators of sweeps and walks under way, by cursor; at most {@link MAX_WALKS}. */
+  readonly walks: Map<string, IterableIterator<BlockKey>>;
 }
 
-const MAX_SWEEPS = 4;
+const MAX_WALKS = 8;
 
 /**
  * The index of one process, without Redis; also what other implementations are compared with, so it does the plain thing:
@@ -65,13 +70,7 @@ export class MemoryBlockIndex implements BlockIndex {
 
   async holders(scope: ScopeId, key: BlockKey): Promise<readonly BlockHolder[]> {
     const state = this.#scopes.get(scope);
-    const holders: BlockHolder[] = [];
-    for (const [field, entry] of state?.blocks.get(key) ?? []) {
-      const holder = parseHolderField(field);
-      const live = state?.positions.get(holder.endpoint)?.incarnation === entry.incarnation;
-      holders.push({ ...holder, incarnation: entry.incarnation, live, copies: { ...entry.copies } });
-    }
-    return holders;
+    return state === undefined ? [] : holdersIn(state, key);
   }
 
   async forget(scope: ScopeId, endpoint: EndpointId): Promise<void> {
@@ -85,32 +84,58 @@ export class MemoryBlockIndex implements BlockIndex {
   ): Promise<{ readonly next: string | null; readonly examined: number; readonly dropped: number }> {
     const state = this.#scopes.get(scope);
     if (state === undefined) return { next: null, examined: 0, dropped: 0 };
-    // An unknown cursor begins anew: sweeping twice does no harm.
-    const keys = state.sweeps.get(cursor) ?? state.blocks.keys();
-    state.sweeps.delete(cursor);
-    let examined = 0;
-    let dropped = 0;
-    for (; examined < limit; examined += 1) {
-      const next = keys.next();
-      if (next.done) return { next: null, examined, dropped };
-      dropped += dropDead(state, next.value);
-    }
-    if (state.sweeps.size >= MAX_SWEEPS) {
-      const [oldest] = state.sweeps.keys();
-      if (oldest !== undefined) state.sweeps.delete(oldest);
-    }
-    this.#cursors += 1;
-    const next = String(this.#cursors);
-    state.sweeps.set(next, keys);
-    return { next, examined, dropped };
+    const { next, keys } = this.#page(state, cursor, limit);
+    const dropped = keys.reduce((sum, key) => sum + dropDead(state, key), 0);
+    return { next, examined: keys.length, dropped };
+  }
+
+  async walk(
+    scope: ScopeId,
+    cursor: string,
+    limit: number,
+  ): Promise<{ readonly next: string | null; readonly blocks: readonly IndexedBlock[] }> {
+    const state = this.#scopes.get(scope);
+    if (state === undefined) return { next: null, blocks: [] };
+    const { next, keys } = this.#page(state, cursor, limit);
+    return { next, blocks: keys.map((key) => ({ key, holders: holdersIn(state, key) })) };
+  }
+
+  async positions(scope: ScopeId): Promise<ReadonlyMap<EndpointId, IndexPosition>> {
+    return new Map([...(this.#scopes.get(scope)?.positions ?? [])].map(([endpoint, position]) => [endpoint, { ...position }]));
+  }
+
+  async census(): Promise<IndexCensus> {
+    const scopes = new Map([...this.#scopes].map(([id, state]) => [id, count(state)]));
+    const total = [...scopes.values()].reduce((sum, { blocks }) => sum + blocks, 0);
+    return { scopes, isExact: true, examined: total, total };
   }
 
   async close(): Promise<void> {}
 
+  /** The next keys of a walk that goes on where `cursor` ended; an unknown cursor begins anew, which does no harm. */
+  #page(state: MemoryScope, cursor: string, limit: number): { readonly next: string | null; readonly keys: readonly BlockKey[] } {
+    const iterator = state.walks.get(cursor) ?? state.blocks.keys();
+    state.walks.delete(cursor);
+    const keys: BlockKey[] = [];
+    while (keys.length < limit) {
+      const next = iterator.next();
+      if (next.done) return { next: null, keys };
+      keys.push(next.value);
+    }
+    if (state.walks.size >= MAX_WALKS) {
+      const [oldest] = state.walks.keys();
+      if (oldest !== undefined) state.walks.delete(oldest);
+    }
+    this.#cursors += 1;
+    const next = String(this.#cursors);
+    state.walks.set(next, iterator);
+    return { next, keys };
+  }
+
   #scope(id: ScopeId): MemoryScope {
     let scope = this.#scopes.get(id);
     if (scope === undefined) {
-      scope = { blocks: new Map(), positions: new Map(), sweeps: new Map() };
+      scope = { blocks: new Map(), positions: new Map(), walks: new Map() };
       this.#scopes.set(id, scope);
     }
     return scope;
@@ -241,6 +266,20 @@ function checkTarget(target: WriterTarget, current: MemoryPosition): void {
       `Endpoint ${target.endpoint} is at incarnation ${current.incarnation}; ${target.incarnation} is past. Open a writer for the current one.`,
     );
   }
+}
+
+function holdersIn(scope: MemoryScope, key: BlockKey): readonly BlockHolder[] {
+  return [...(scope.blocks.get(key) ?? [])].map(([field, entry]) => {
+    const holder = parseHolderField(field);
+    const live = scope.positions.get(holder.endpoint)?.incarnation === entry.incarnation;
+    return { ...holder, incarnation: entry.incarnation, live, copies: { ...entry.copies } };
+  });
+}
+
+function count(scope: MemoryScope): ScopeCensus {
+  const holders = new Map<EndpointId, { live: number; dead: number }>();
+  for (const key of scope.blocks.keys()) for (const holder of holdersIn(scope, key)) tally(holders, holder);
+  return { blocks: scope.blocks.size, holders, bytes: null };
 }
 
 function dropDead(scope: MemoryScope, key: BlockKey): number {

@@ -3,9 +3,23 @@ import type { RedisConnection } from "../redis.ts";
 import { redisError } from "../redis-error.ts";
 import { type RedisScript, readScript, runScript } from "../redis-scripts.ts";
 import type { BlockKey, EndpointId, ScopeId } from "../types.ts";
-import type { BlockHolder, BlockIndex, IndexWriter, LookupOptions, PrefixMatches, PrefixQuery, WriterTarget } from "./block-index.ts";
+import type {
+  BlockHolder,
+  BlockIndex,
+  IndexCensus,
+  IndexedBlock,
+  IndexPosition,
+  IndexWriter,
+  LookupOptions,
+  PrefixMatches,
+  PrefixQuery,
+  WriterTarget,
+} from "./block-index.ts";
+import { positionOf } from "./index-census.ts";
+import { type RedisHash, readHolders } from "./redis-holders.ts";
+import { takeCensus } from "./redis-index-census.ts";
 import { openRedisWriter } from "./redis-index-writer.ts";
-import { blockKeyOf, parseEntry, parseHolderField, parsePosition, type RedisKeys, shardOf } from "./redis-keys.ts";
+import { blockKeyOf, parsePosition, type RedisKeys, shardOf } from "./redis-keys.ts";
 import { lookupPrefixes } from "./redis-prefix-lookup.ts";
 
 export interface RedisBlockIndexDeps {
@@ -44,14 +58,14 @@ class RedisBlockIndex implements BlockIndex {
   /** A scope's number of shards never changes once it is registered. */
   readonly #shards = new LRUCache<ScopeId, number>({ max: MAX_SCOPES_REMEMBERED });
   readonly #purges = new Map<ScopeId, Purge>();
-  readonly #scripts: { readonly apply: RedisScript; readonly open: RedisScript; readonly sweep: RedisScript };
+  readonly #scripts: { readonly apply: RedisScript; readonly open: RedisScript; readonly sweep: RedisScript; readonly read: RedisScript };
 
   constructor(deps: RedisBlockIndexDeps, options: RedisBlockIndexOptions) {
     this.#connection = deps.connection;
     this.#keys = deps.keys;
     this.#defaultShards = options.defaultShards ?? 1;
     this.#maxOpsPerCall = options.maxOpsPerCall ?? 500;
-    this.#scripts = { apply: readScript("apply-1"), open: readScript("open-1"), sweep: readScript("sweep-1") };
+    this.#scripts = { apply: readScript("apply-1"), open: readScript("open-1"), sweep: readScript("sweep-1"), read: readScript("read-1") };
   }
 
   async openWriter(target: WriterTarget): Promise<IndexWriter> {
@@ -70,7 +84,7 @@ class RedisBlockIndex implements BlockIndex {
       queries.map((query) => query.scope),
       options.signal,
     );
-    return lookupPrefixes(this.#connection, this.#keys, queries, shards, options);
+    return lookupPrefixes({ connection: this.#connection, keys: this.#keys, read: this.#scripts.read }, queries, shards, options);
   }
 
   async holders(scope: ScopeId, key: BlockKey): Promise<readonly BlockHolder[]> {
@@ -80,14 +94,7 @@ class RedisBlockIndex implements BlockIndex {
       ["hgetall", this.#keys.block(scope, shard, key)],
       ["hgetall", this.#keys.seq(scope, shard)],
     ]);
-    const current = (positions ?? {}) as Record<string, string>;
-    return Object.entries((entries ?? {}) as Record<string, string>).flatMap(([field, value]) => {
-      const entry = parseEntry(value);
-      if (entry === null) return [];
-      const holder = parseHolderField(field);
-      const live = parsePosition(current[holder.endpoint] ?? "")?.incarnation === entry.incarnation;
-      return [{ ...holder, incarnation: entry.incarnation, live, copies: entry.copies }];
-    });
+    return readHolders((entries ?? {}) as RedisHash, (positions ?? {}) as RedisHash);
   }
 
   async forget(scope: ScopeId, endpoint: EndpointId): Promise<void> {
@@ -101,11 +108,9 @@ class RedisBlockIndex implements BlockIndex {
     limit: number,
   ): Promise<{ readonly next: string | null; readonly examined: number; readonly dropped: number }> {
     const [shards = this.#defaultShards] = await this.#shardsOf([scope]);
-    const [page] = await this.#read([["scan", cursor, "MATCH", this.#keys.blockPattern(scope), "COUNT", limit]]);
-    const [next, found] = page as [string, string[]];
+    const { next, keys } = await this.#page(scope, cursor, limit);
     const byShard = new Map<number, string>();
-    for (const redisKey of found) {
-      const key = blockKeyOf(redisKey);
+    for (const key of keys) {
       const shard = shardOf(key, shards);
       byShard.set(shard, (byShard.get(shard) ?? "") + key);
     }
@@ -115,7 +120,44 @@ class RedisBlockIndex implements BlockIndex {
     }));
     const replies = await runScript(this.#connection, this.#scripts.sweep, calls);
     const dropped = replies.reduce<number>((sum, reply) => sum + Number(reply), 0);
-    return { next: next === "0" ? null : next, examined: found.length, dropped };
+    return { next, examined: keys.length, dropped };
+  }
+
+  async walk(
+    scope: ScopeId,
+    cursor: string,
+    limit: number,
+  ): Promise<{ readonly next: string | null; readonly blocks: readonly IndexedBlock[] }> {
+    const [shards = this.#defaultShards] = await this.#shardsOf([scope]);
+    const { next, keys } = await this.#page(scope, cursor, limit);
+    const used = [...new Set(keys.map((key) => shardOf(key, shards)))];
+    // Positions are read before the blocks: an entry written in between then looks dead, and a second look shows that it is not.
+    const replies = await this.#read([
+      ...used.map((shard) => ["hgetall", this.#keys.seq(scope, shard)] as const),
+      ...keys.map((key) => ["hgetall", this.#keys.block(scope, shardOf(key, shards), key)] as const),
+    ]);
+    const positions = new Map(used.map((shard, i) => [shard, (replies[i] ?? {}) as RedisHash]));
+    const blocks = keys.map((key, i) => ({
+      key,
+      holders: readHolders((replies[used.length + i] ?? {}) as RedisHash, positions.get(shardOf(key, shards)) ?? {}),
+    }));
+    return { next, blocks: blocks.filter(({ holders }) => holders.length > 0) };
+  }
+
+  async positions(scope: ScopeId): Promise<ReadonlyMap<EndpointId, IndexPosition>> {
+    const [shards = this.#defaultShards] = await this.#shardsOf([scope]);
+    const replies = await this.#read(Array.from({ length: shards }, (_, shard) => ["hgetall", this.#keys.seq(scope, shard)] as const));
+    const endpoints = new Set(replies.flatMap((fields) => Object.keys((fields ?? {}) as RedisHash) as EndpointId[]));
+    const positions = new Map<EndpointId, IndexPosition>();
+    for (const endpoint of endpoints) {
+      const position = positionOf(replies.map((fields) => parsePosition(((fields ?? {}) as RedisHash)[endpoint] ?? "")));
+      if (position !== null) positions.set(endpoint, position);
+    }
+    return positions;
+  }
+
+  async census(maxKeys: number): Promise<IndexCensus> {
+    return takeCensus({ connection: this.#connection, keys: this.#keys }, maxKeys);
   }
 
   async close(): Promise<void> {}
@@ -140,6 +182,17 @@ class RedisBlockIndex implements BlockIndex {
     } finally {
       if (purge.next === undefined) this.#purges.delete(scope);
     }
+  }
+
+  /** A page of a scan over a scope's blocks. A key may come twice. */
+  async #page(
+    scope: ScopeId,
+    cursor: string,
+    limit: number,
+  ): Promise<{ readonly next: string | null; readonly keys: readonly BlockKey[] }> {
+    const [page] = await this.#read([["scan", cursor, "MATCH", this.#keys.blockPattern(scope), "COUNT", limit]]);
+    const [next, found] = page as [string, string[]];
+    return { next: next === "0" ? null : next, keys: found.map(blockKeyOf) };
   }
 
   /** Number of shards of each scope; read once for each that is registered. */

@@ -5,6 +5,7 @@ import {
   blockKeyOf,
   compareWatermarks,
   createRedisKeys,
+  engineHashesOf,
   formatEntry,
   formatPosition,
   holderField,
@@ -42,6 +43,9 @@ describe("names", () => {
       ]
     `);
     expect(blockKeyOf(keys.block(scope, 3, key))).toBe(key);
+    expect(engineHashesOf(keys.engineHashes(endpoint, 7))).toEqual({ endpoint, incarnation: 7 });
+    expect([keys.meta(endpoint), keys.engineHashes(endpoint, Number.NaN)].map(engineHashesOf)).toEqual([null, null]);
+    expect(keys.block(scope, 3, key).startsWith(keys.scopePrefix(scope))).toBe(true);
   });
 
   it("names the holder by endpoint, and by group where there are several", () => {

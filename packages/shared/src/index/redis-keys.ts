@@ -23,12 +23,18 @@ export interface RedisKeys {
   readonly changes: string;
   /** STRING: the last incarnation number given to any endpoint; numbers are never used twice. */
   readonly incarnations: string;
+  /** HASH: task of housekeeping -> JSON of where it stands. */
+  readonly housekeeping: string;
+  /** HASH: endpoint -> incarnation that its owner is asked to build anew, and why. */
+  readonly rebuild: string;
   /** STRING with expiry: owner of an endpoint. */
   lease(endpoint: EndpointId): string;
   /** HASH: what is known of an endpoint. */
   meta(endpoint: EndpointId): string;
   /** HASH, content scheme only: engine hash -> block key. */
   engineHashes(endpoint: EndpointId, incarnation: number): string;
+  /** Glob for SCAN that matches what `engineHashes` spells. */
+  readonly engineHashesPattern: string;
   /** HASH with expiry: endpoint -> work one router has in flight. */
   inflight(routerId: string): string;
   /** HASH: endpoint -> position, see {@link formatPosition}. */
@@ -39,6 +45,8 @@ export interface RedisKeys {
   blockPrefix(scope: ScopeId, shard: number): string;
   /** Glob for SCAN that matches the blocks of all shards of a scope. */
   blockPattern(scope: ScopeId): string;
+  /** What all keys of a scope's blocks begin with: tells scopes apart in a scan of everything. */
+  scopePrefix(scope: ScopeId): string;
 }
 
 /** @param prefix first part of every key: `[A-Za-z0-9._-]{1,32}` */
@@ -63,13 +71,17 @@ export function createRedisKeys(prefix: string): RedisKeys {
     routers: `${prefix}:routers`,
     changes: `${prefix}:changes`,
     incarnations: `${prefix}:incarnations`,
+    housekeeping: `${prefix}:housekeeping`,
+    rebuild: `${prefix}:rebuild`,
     lease: (endpoint) => `${prefix}:ep:{${endpoint}}:lease`,
     meta: (endpoint) => `${prefix}:ep:{${endpoint}}:meta`,
     engineHashes: (endpoint, incarnation) => `${prefix}:ep:{${endpoint}}:keys:${incarnation}`,
+    engineHashesPattern: `${prefix}:ep:{*}:keys:*`,
     inflight: (routerId) => `${prefix}:inflight:${routerId}`,
     seq: (scope, shard) => `${shardPrefix(scope, shard)}seq`,
     block: (scope, shard, key) => shardPrefix(scope, shard) + key,
     blockPrefix: shardPrefix,
+    scopePrefix: (scope) => `${prefix}:{${tagOf(scope)}.`,
     blockPattern: (scope) => `${prefix}:{${tagOf(scope)}.*}:[0-9a-f]*`,
   };
 }
@@ -97,6 +109,12 @@ export function shardOf(key: BlockKey, shards: number): number {
 /** Block key at the end of a Redis key that `block` spelled. */
 export function blockKeyOf(redisKey: string): BlockKey {
   return redisKey.slice(-KEY_DIGITS) as BlockKey;
+}
+
+/** Whose table of engine hashes a Redis key is, if `engineHashes` spelled it; null otherwise. */
+export function engineHashesOf(redisKey: string): { readonly endpoint: EndpointId; readonly incarnation: number } | null {
+  const match = /:ep:\{(.+)\}:keys:(\d+)$/.exec(redisKey);
+  return match?.[1] === undefined ? null : { endpoint: match[1] as EndpointId, incarnation: Number(match[2]) };
 }
 
 /** Field of a holder in a block's hash: `<endpoint>`, or `<endpoint>#<group>` for further cache groups. */

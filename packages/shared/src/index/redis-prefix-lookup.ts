@@ -1,54 +1,86 @@
-import type { RedisCommand, RedisConnection, RedisReply } from "../redis.ts";
-import { redisError } from "../redis-error.ts";
-import type { CacheGroupId, EndpointId } from "../types.ts";
+import type { RedisConnection } from "../redis.ts";
+import { type RedisScript, runScript } from "../redis-scripts.ts";
+import type { BlockKey, CacheGroupId, EndpointId } from "../types.ts";
 import type { LookupOptions, PrefixMatch, PrefixMatches, PrefixQuery } from "./block-index.ts";
 import { type HybridLayout, hybridHit } from "./hybrid-hit.ts";
 import { ABSENT, exactMatch, layoutsOf, matchOf, prefixRank } from "./prefix-match.ts";
 import { firstPositions, PrefixProbe } from "./prefix-probe.ts";
-import { holderField, mediaByRank, type RedisKeys, shardOf } from "./redis-keys.ts";
+import { holderField, mediaByRank, parsePosition, type RedisKeys, shardOf } from "./redis-keys.ts";
 
-/** Answer to HGETALL. */
-type Hash = Readonly<Record<string, string>>;
+export interface PrefixLookupDeps {
+  readonly connection: RedisConnection;
+  readonly keys: RedisKeys;
+  /** read-1.lua */
+  readonly read: RedisScript;
+}
 
-const NOTHING: Hash = {};
+/** Blocks read by one script call; bounds how long Redis is busy at a time. */
+const MAX_READS_PER_CALL = 500;
 
-/** Blocks read in one go; longer exact lookups take several, one after another. */
-const MAX_READS_PER_SEND = 4_096;
+/** Script calls sent in one go; longer exact lookups take several round trips. */
+const MAX_CALLS_PER_SEND = 16;
 
 /** First letters of the media: an entry names its best medium first. */
 const rankByLetter = new Map(mediaByRank.map((medium, rank) => [medium.charCodeAt(0), rank]));
 
+/** One call of read-1.lua, and where its answer goes. */
+interface ReadCall {
+  readonly reader: ChainReader;
+  readonly shard: number;
+  readonly positions: readonly number[];
+  readonly withSeq: boolean;
+}
+
 /** A query on its way: what has been read, and what to read next. */
 class ChainReader {
   readonly query: PrefixQuery;
-  readonly seqKey: string;
   readonly #shards: number;
-  /** What precedes the block key in a key of each shard. */
-  readonly #prefixes: readonly string[];
-  /** Incarnation of every live endpoint, as entries of it begin (`7:`). */
-  readonly #live = new Map<EndpointId, string>();
-  /** By position; undefined where nothing has been read. */
-  readonly #blocks: (Hash | undefined)[];
+  readonly #keys: RedisKeys;
+  readonly #endpoints = new Set<EndpointId>();
+  /** How a live entry begins in a block's text, by holder field: line feed, field, line feed, current incarnation, colon. */
+  readonly #beginnings = new Map<string, string>();
+  readonly #incarnations = new Map<EndpointId, number>();
+  /** By position, as read-1.lua answers; undefined where nothing has been read. */
+  readonly #blocks: (string | undefined)[];
 
   constructor(query: PrefixQuery, keys: RedisKeys, shards: number) {
     this.query = query;
+    this.#keys = keys;
     this.#shards = shards;
-    this.#prefixes = Array.from({ length: shards }, (_, shard) => keys.blockPrefix(query.scope, shard));
-    // Filled with holes on purpose: positions are written at random.
-    this.#blocks = new Array<Hash | undefined>(query.keys.length);
-    const [first] = query.keys;
-    this.seqKey = keys.seq(query.scope, first === undefined ? 0 : shardOf(first, shards));
+    this.#blocks = new Array<string | undefined>(query.keys.length).fill(undefined);
   }
 
-  setPositions(positions: Hash): void {
-    for (const endpoint in positions) {
-      const position = positions[endpoint] ?? "";
-      this.#live.set(endpoint as EndpointId, position.slice(0, position.indexOf(":") + 1));
+  /** Calls that read these positions; with the positions of all endpoints in the shard of the first one, when that is asked for. */
+  calls(positions: readonly number[], withSeq: boolean): ReadCall[] {
+    const byShard = new Map<number, number[]>();
+    for (const position of positions) {
+      const shard = shardOf(this.#key(position), this.#shards);
+      const list = byShard.get(shard);
+      if (list === undefined) byShard.set(shard, [position]);
+      else list.push(position);
     }
+    const calls: ReadCall[] = [];
+    for (const [shard, list] of byShard) {
+      for (let from = 0; from < list.length; from += MAX_READS_PER_CALL) {
+        const part = list.length <= MAX_READS_PER_CALL ? list : list.slice(from, from + MAX_READS_PER_CALL);
+        calls.push({ reader: this, shard, positions: part, withSeq: withSeq && calls.length === 0 });
+      }
+    }
+    return calls;
   }
 
-  setBlock(position: number, entries: Hash): void {
-    this.#blocks[position] = entries;
+  /** Keys and arguments of a call. */
+  scriptCall({ shard, positions, withSeq }: ReadCall): { readonly keys: readonly string[]; readonly args: readonly (string | number)[] } {
+    const { scope } = this.query;
+    let packed = "";
+    for (const position of positions) packed += this.#key(position);
+    return { keys: [this.#keys.seq(scope, shard)], args: [this.#keys.blockPrefix(scope, shard), packed, withSeq ? 1 : 0] };
+  }
+
+  accept({ positions, withSeq }: ReadCall, reply: unknown): void {
+    const texts = Array.isArray(reply) ? reply : [];
+    if (withSeq) this.#setPositions(String(texts[0] ?? ""));
+    for (const [i, position] of positions.entries()) this.#blocks[position] = String(texts[i + 1] ?? "");
   }
 
   hasRead(position: number): boolean {
@@ -61,23 +93,47 @@ class ChainReader {
     return positions;
   }
 
-  readCommand(position: number): RedisCommand {
-    const key = this.query.keys[position];
-    if (key === undefined) throw new RangeError(`position ${position} of ${this.query.keys.length}`);
-    return ["hgetall", (this.#prefixes[shardOf(key, this.#shards)] ?? "") + key];
-  }
-
   get endpoints(): Iterable<EndpointId> {
-    return this.#live.keys();
+    return this.#endpoints;
   }
 
   readonly rankAt = (position: number, endpoint: EndpointId, group: CacheGroupId): number => {
-    const entry = this.#blocks[position]?.[holderField(endpoint, group)];
-    if (entry === undefined) return ABSENT;
-    const prefix = this.#live.get(endpoint);
-    if (prefix === undefined || !entry.startsWith(prefix)) return ABSENT;
-    return rankByLetter.get(entry.charCodeAt(prefix.length)) ?? ABSENT;
+    const block = this.#blocks[position];
+    if (block === undefined || block === "") return ABSENT;
+    const beginning = this.#beginning(endpoint, group);
+    if (beginning === null) return ABSENT;
+    const at = block.indexOf(beginning);
+    return at === -1 ? ABSENT : (rankByLetter.get(block.charCodeAt(at + beginning.length)) ?? ABSENT);
   };
+
+  #setPositions(text: string): void {
+    const lines = text.split("\n");
+    // A line feed precedes the first field.
+    for (let i = 1; i + 1 < lines.length; i += 2) {
+      const endpoint = lines[i] as EndpointId;
+      const position = parsePosition(lines[i + 1] ?? "");
+      if (position === null) continue;
+      this.#endpoints.add(endpoint);
+      this.#incarnations.set(endpoint, position.incarnation);
+    }
+  }
+
+  #beginning(endpoint: EndpointId, group: CacheGroupId): string | null {
+    const field = holderField(endpoint, group);
+    const known = this.#beginnings.get(field);
+    if (known !== undefined) return known;
+    const incarnation = this.#incarnations.get(endpoint);
+    if (incarnation === undefined) return null;
+    const beginning = `\n${field}\n${incarnation}:`;
+    this.#beginnings.set(field, beginning);
+    return beginning;
+  }
+
+  #key(position: number): BlockKey {
+    const key = this.query.keys[position];
+    if (key === undefined) throw new RangeError(`position ${position} of ${this.query.keys.length}`);
+    return key;
+  }
 }
 
 /**
@@ -86,14 +142,13 @@ class ChainReader {
  * @param shards number of shards of each query's scope
  */
 export async function lookupPrefixes(
-  connection: RedisConnection,
-  keys: RedisKeys,
+  deps: PrefixLookupDeps,
   queries: readonly PrefixQuery[],
   shards: readonly number[],
   options: LookupOptions,
 ): Promise<readonly PrefixMatches[]> {
   const underWay = new Map(
-    queries.map((query, i) => [i, matchChain(new ChainReader(query, keys, shards[i] ?? 1), options.method ?? "probe")] as const),
+    queries.map((query, i) => [i, matchChain(new ChainReader(query, deps.keys, shards[i] ?? 1), options.method ?? "probe")] as const),
   );
   const results: PrefixMatches[] = queries.map(() => new Map());
   let isFirst = true;
@@ -109,37 +164,27 @@ export async function lookupPrefixes(
       underWay.delete(i);
     }
     if (round.length === 0) return results;
-    await readRound(connection, round, isFirst, options.signal);
+    await readRound(deps, round, isFirst, options.signal);
     isFirst = false;
   }
 }
 
 async function readRound(
-  connection: RedisConnection,
+  { connection, read }: PrefixLookupDeps,
   round: readonly { readonly reader: ChainReader; readonly positions: readonly number[] }[],
   isFirst: boolean,
   signal: AbortSignal | undefined,
 ): Promise<void> {
-  const commands: RedisCommand[] = [];
-  if (isFirst) for (const { reader } of round) commands.push(["hgetall", reader.seqKey]);
-  for (const { reader, positions } of round) for (const position of positions) commands.push(reader.readCommand(position));
-  const replies: RedisReply[] = [];
-  for (let from = 0; from < commands.length; from += MAX_READS_PER_SEND) {
-    const part = commands.length <= MAX_READS_PER_SEND ? commands : commands.slice(from, from + MAX_READS_PER_SEND);
-    for (const reply of await connection.send(part, signal)) replies.push(reply);
-  }
-  let at = 0;
-  if (isFirst) {
-    for (const { reader } of round) {
-      reader.setPositions(hashOf(replies[at]));
-      at += 1;
-    }
-  }
-  for (const { reader, positions } of round) {
-    for (const position of positions) {
-      reader.setBlock(position, hashOf(replies[at]));
-      at += 1;
-    }
+  const calls = round.flatMap(({ reader, positions }) => reader.calls(positions, isFirst));
+  for (let from = 0; from < calls.length; from += MAX_CALLS_PER_SEND) {
+    const part = calls.slice(from, from + MAX_CALLS_PER_SEND);
+    const replies = await runScript(
+      connection,
+      read,
+      part.map((call) => call.reader.scriptCall(call)),
+      signal,
+    );
+    for (const [i, call] of part.entries()) call.reader.accept(call, replies[i]);
   }
 }
 
@@ -225,9 +270,4 @@ function setMatch(matches: Map<EndpointId, PrefixMatch>, endpoint: EndpointId, l
   const counts = capped.map((length, rank) => length - (capped[rank - 1] ?? 0));
   const match = matchOf(capped.at(-1) ?? 0, counts);
   if (match !== null) matches.set(endpoint, match);
-}
-
-function hashOf(reply: RedisReply): Hash {
-  if (reply instanceof Error) throw redisError(reply);
-  return typeof reply === "object" && reply !== null ? (reply as Hash) : NOTHING;
 }
