@@ -8,13 +8,17 @@ import { createRedisKeys } from "./index/redis-keys.ts";
 import type { Logger } from "./logger.ts";
 import { createRedisConnection, type RedisRole } from "./redis.ts";
 import type { EndpointRegistry } from "./registry/endpoint-registry.ts";
+import type { HousekeepingRecords } from "./registry/housekeeping-records.ts";
 import { MemoryEndpointRegistry } from "./registry/memory-endpoint-registry.ts";
+import { MemoryHousekeepingRecords } from "./registry/memory-housekeeping-records.ts";
 import { createRedisEndpointRegistry } from "./registry/redis-endpoint-registry.ts";
+import { createRedisHousekeepingRecords } from "./registry/redis-housekeeping-records.ts";
 
-/** Index and registry of one process: both in Redis, or both in memory. */
+/** Index, registry and records of housekeeping of one process: all in Redis, or all in memory. */
 export interface Backend {
   readonly index: BlockIndex;
   readonly registry: EndpointRegistry;
+  readonly housekeeping: HousekeepingRecords;
   /** True once the store answers, false when it has not within `timeoutMs`. Nobody needs to wait: clients connect by themselves, again and again. */
   connected(timeoutMs: number): Promise<boolean>;
   close(): Promise<void>;
@@ -36,6 +40,7 @@ export function createMemoryBackend(options: BackendOptions = {}): Backend {
   return {
     index,
     registry,
+    housekeeping: new MemoryHousekeepingRecords(),
     connected: async () => true,
     close: async () => {
       await index.close();
@@ -58,6 +63,7 @@ export function createRedisBackend(config: RedisConfig, role: RedisRole, logger:
   return {
     index,
     registry,
+    housekeeping: createRedisHousekeepingRecords({ connection, keys }),
     connected: (timeoutMs) => connection.connected(timeoutMs),
     close: async () => {
       await index.close();
