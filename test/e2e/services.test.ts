@@ -159,6 +159,7 @@ describe("two routers, two ingesters and eight replicas on one Redis", { timeout
     expect((await inspect.ended).code, inspect.stderr).toBe(0);
     const { scopes } = JSON.parse(inspect.stdout) as {
       readonly scopes: readonly {
+        readonly keys: readonly string[];
         readonly blockSizeTokens: number;
         readonly matches: readonly { readonly endpoint: string; readonly blocks: number }[];
       }[];
@@ -170,6 +171,26 @@ describe("two routers, two ingesters and eight replicas on one Redis", { timeout
     const endpoints = startKvatlas(["inspect", "endpoints", "--config", config, "--json"]);
     expect((await endpoints.ended).code, endpoints.stderr).toBe(0);
     expect((JSON.parse(endpoints.stdout) as { readonly endpoints: readonly unknown[] }).endpoints).toHaveLength(replicas);
+
+    const stats = startKvatlas(["inspect", "stats", "--config", config, "--json"]);
+    expect((await stats.ended).code, stats.stderr).toBe(0);
+    const counted = JSON.parse(stats.stdout) as {
+      readonly ingesters: readonly string[];
+      readonly routers: readonly string[];
+      readonly scopes: readonly { readonly blocks: number; readonly entries: number; readonly deadEntries: number }[];
+    };
+    expect([counted.ingesters.length, counted.routers.length]).toEqual([2, 2]);
+    // One entry per conversation and block, and what the conversations share is held once per replica.
+    expect(counted.scopes[0]?.blocks).toBeGreaterThanOrEqual(expected.matchedTokens / 16);
+    expect(counted.scopes[0]?.entries).toBeGreaterThanOrEqual(counted.scopes[0]?.blocks ?? 0);
+
+    const key = scopes[0]?.keys[0] ?? "";
+    const block = startKvatlas(["inspect", "block", key, "--config", config, "--json"]);
+    expect((await block.ended).code, block.stderr).toBe(0);
+    const { scopes: holdersByScope } = JSON.parse(block.stdout) as {
+      readonly scopes: readonly { readonly holders: readonly { readonly endpoint: string; readonly live: boolean }[] }[];
+    };
+    expect(holdersByScope[0]?.holders).toContainEqual(expect.objectContaining({ endpoint: expected.endpoint, live: true }));
 
     // Replicas that nobody has asked anything have told nothing; ask each, then there is nothing left to find.
     const { endpoints: known } = JSON.parse(endpoints.stdout) as { readonly endpoints: readonly { readonly id: string }[] };
