@@ -2,6 +2,8 @@
 const benches: Readonly<Record<string, () => Promise<{ readonly run: () => Promise<object> }>>> = {
   ingest: () => import("./ingest.ts"),
   lookup: () => import("./lookup.ts"),
+  decision: () => import("./decision.ts"),
+  hashing: () => import("./hashing.ts"),
 };
 
 const [name, ...rest] = process.argv.slice(2);
