@@ -175,6 +175,39 @@ export const ingesterSchema = z.strictObject({
   replayTimeoutMs: positiveMs.default(2_000).describe("Silence after which a replay is asked again on a fresh socket."),
 });
 
+export const housekeepingSchema = z.strictObject({
+  purgeIntervalMs: positiveMs
+    .default(10_000)
+    .describe("How often somebody looks whether dead entries are to be reclaimed, and goes on reclaiming."),
+  purgeBlocksPerSecond: z
+    .int()
+    .min(1)
+    .max(1_000_000)
+    .default(20_000)
+    .describe("Blocks examined per second while reclaiming, at most. Slows down by itself while Redis is busy."),
+  departedAfterMs: positiveMs
+    .default(60_000)
+    .describe("A replica without a sign of life for this long, which nobody looks after and nobody has configured, is forgotten."),
+  auditIntervalMs: positiveMs
+    .default(300_000)
+    .describe("How often a sample of the index is checked against the registry and the replicas."),
+  auditSampleBlocks: z
+    .int()
+    .min(0)
+    .max(1_000_000)
+    .default(5_000)
+    .describe("Blocks per scope that an audit looks at; it goes on where the last one ended."),
+  truthPath: z
+    .string()
+    .regex(/^\/\S*$/)
+    .meta({ form: "path of a URL" })
+    .nullable()
+    .default(null)
+    .describe(
+      "Path at which replicas show what they hold, which audits compare with the index: /sim/blocks for simulators; engines have none.",
+    ),
+});
+
 export const logSchema = z.strictObject({
   level: z.enum(["silent", "error", "warn", "info", "debug", "trace"]).default("info").describe("Lowest level that is logged."),
 });
@@ -184,6 +217,7 @@ export const configSchema = z.strictObject({
   pools: z.array(poolSchema).default([]).describe("Replicas that serve the same model."),
   router: routerSchema.prefault({}).describe("The router service."),
   ingester: ingesterSchema.prefault({}).describe("The ingester service."),
+  housekeeping: housekeepingSchema.prefault({}).describe("What ingesters do besides: one schedule for all of them, kept in Redis."),
   log: logSchema.prefault({}).describe("JSON lines on stdout."),
 });
 
@@ -192,4 +226,5 @@ export type KvatlasConfig = z.output<typeof configSchema>;
 export type PoolConfig = z.output<typeof poolSchema>;
 export type RouterConfig = z.output<typeof routerSchema>;
 export type IngesterConfig = z.output<typeof ingesterSchema>;
+export type HousekeepingConfig = z.output<typeof housekeepingSchema>;
 export type RedisConfig = z.output<typeof redisSchema>;

@@ -1,0 +1,40 @@
+import { Redis } from "ioredis";
+import type { RedisConfig } from "./config/schema.ts";
+import { KvatlasError } from "./errors.ts";
+import type { Logger } from "./logger.ts";
+
+/** A connection for a job queue, and the prefix of the queue's keys. */
+export interface JobsConnection {
+  /** A client of ioredis; what the queue duplicates from it (for blocking reads) the queue closes itself. */
+  readonly client: Redis;
+  /** Begins all keys of the queue. Has a hash tag, so that they lie in one slot of a cluster. */
+  readonly prefix: string;
+  /** At once. */
+  close(): void;
+}
+
+const MAX_RECONNECT_DELAY_MS = 2_000;
+const LOG_EVERY_MS = 10_000;
+
+/**
+ * The job queue's own connection: it waits for Redis for ever and repeats what was under way, as queues want it (every command of theirs may be repeated).
+ *
+ * @throws KVATLAS_CONFIG_INVALID `config.url` is null.
+ */
+export function createJobsConnection(config: Pick<RedisConfig, "url" | "keyPrefix">, logger: Logger): JobsConnection {
+  if (config.url === null) throw new KvatlasError("KVATLAS_CONFIG_INVALID", "redis.url is null: jobs need Redis. Set redis.url.");
+  const client = new Redis(config.url, {
+    connectionName: "kvatlas-jobs",
+    maxRetriesPerRequest: null,
+    retryStrategy: (attempt) => Math.min(MAX_RECONNECT_DELAY_MS, 50 * 2 ** Math.min(attempt, 10)) * (0.5 + Math.random() / 2),
+    reconnectOnError: (error) => (error.message.startsWith("READONLY") ? 2 : false),
+  });
+  let lastLog = Number.NEGATIVE_INFINITY;
+  client.on("error", (error: Error) => {
+    const now = performance.now();
+    if (now - lastLog < LOG_EVERY_MS) return;
+    lastLog = now;
+    logger.warn({ connection: "jobs", reason: error.message }, "redis cannot be reached; trying again");
+  });
+  return { client, prefix: `bull:{${config.keyPrefix}}`, close: () => client.disconnect() };
+}
