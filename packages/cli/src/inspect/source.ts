@@ -1,4 +1,3 @@
-import { setTimeout as wait } from "node:timers/promises";
 import type { Backend } from "@kvatlas/shared/backend";
 import type { KvatlasConfig } from "@kvatlas/shared/config/schema";
 import { KvatlasError } from "@kvatlas/shared/errors";
@@ -20,36 +19,32 @@ export interface InspectSource {
 }
 
 /** A person is waiting. */
-const deadlineMs = 5_000;
+const connectTimeoutMs = 5_000;
 
 /**
- * Runs `read` with a connection that waits for Redis, within a deadline.
+ * Runs `read` once Redis answers; every command has a time-out of its own.
  *
  * @throws KVATLAS_CONFIG_INVALID without `redis.url`: an index in memory is visible only inside its process.
- * @throws KVATLAS_REDIS_UNAVAILABLE past the deadline.
+ * @throws KVATLAS_REDIS_UNAVAILABLE
  */
 export async function withSource<T>(config: KvatlasConfig, logger: Logger, read: (source: InspectSource) => Promise<T>): Promise<T> {
   requireRedis(config, "inspect");
   const backends = createBackends(config.redis, logger);
-  const finished = new AbortController();
   try {
-    const { index, registry } = backends.open("background");
-    const source: InspectSource = {
-      index,
-      registry,
+    const backend = backends.open("background");
+    if (!(await backend.connected(connectTimeoutMs))) {
+      const where = redisCliLine(config.redis, "PING");
+      throw new KvatlasError("KVATLAS_REDIS_UNAVAILABLE", `Redis has not answered for ${connectTimeoutMs / 1_000} s. Try: ${where}`);
+    }
+    return await read({
+      index: backend.index,
+      registry: backend.registry,
       config,
       keys: createRedisKeys(config.redis.keyPrefix),
       redisCli: (...args) => redisCliLine(config.redis, ...args),
       nowMs: Date.now(),
-    };
-    const late = wait(deadlineMs, undefined, { signal: finished.signal }).then(() => {
-      const where = redisCliLine(config.redis, "PING");
-      throw new KvatlasError("KVATLAS_REDIS_UNAVAILABLE", `Redis has not answered for ${deadlineMs} ms. Try: ${where}`);
     });
-    late.catch(() => {});
-    return await Promise.race([read(source), late]);
   } finally {
-    finished.abort();
     await backends.close();
   }
 }
