@@ -158,7 +158,7 @@ describe("Redis under an ingester", () => {
     cleanups.push(async () => client.disconnect());
     const scope = (await recordOf(store, address))?.meta.scope;
     if (scope === undefined || scope === null) throw new Error("the scope is known by now");
-    const shardKeys = async (): Promise<string[]> => client.keys(`${createRedisKeys("kva").blockPrefix(scope, 0)}*`);
+    const shardKeys = async (): Promise<string[]> => client.keys(`${createRedisKeys("kva").scopePrefix(scope)}*`);
     const replica = new Map<string, Buffer>();
     for (const key of await shardKeys()) replica.set(key, (await client.dumpBuffer(key)) ?? Buffer.alloc(0));
     await publisher.publish([prompt.removed(1)]);

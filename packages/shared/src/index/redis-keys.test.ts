@@ -33,9 +33,9 @@ describe("names", () => {
       keys.inflight("r1"),
     ]).toMatchInlineSnapshot(`
       [
-        "kva:{cx56.3}:00ff00ff00ff00ff",
-        "kva:{cx56.3}:seq",
-        "kva:{cx56.*}:[0-9a-f]*",
+        "kva:{CZX.3}:b:00ff00ff00ff00ff",
+        "kva:{CZX.3}:seq",
+        "kva:{CZX.*}:b:*",
         "kva:ep:{10.0.0.5:8000/1}:meta",
         "kva:ep:{10.0.0.5:8000/1}:lease",
         "kva:ep:{10.0.0.5:8000/1}:keys:7",
@@ -58,7 +58,7 @@ describe("names", () => {
 
 describe("scope tags", () => {
   it("are short, so that a block's key fits 32 bytes of Redis with its header and terminator", () => {
-    expect(scopeTag(scope)).toMatch(/^[0-9a-z]{4}$/);
+    expect(scopeTag(scope)).toMatch(/^[0-9A-Za-z]{3}$/);
     expect(scopeTag("other" as ScopeId)).not.toBe(scopeTag(scope));
     expect(keys.block(scope, 15, key)).toHaveLength(30);
   });

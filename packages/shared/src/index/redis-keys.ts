@@ -5,7 +5,7 @@ import type { BlockKey, CacheGroupId, EndpointId, Medium, ScopeId } from "../typ
  * The one place that spells Redis keys, hash fields and their values. docs/redis-schema.md describes them for people.
  *
  * Keys that one script touches share a hash tag (`{tag.shard}` or `{endpoint}`), so that they lie in one slot of a cluster.
- * Keys of blocks are many, so they are short: a scope appears in them as a tag of four characters, and 30 characters are the most that Redis
+ * Keys of blocks are many, so they are short: a scope appears in them as a tag of three characters, and 30 characters are the most that Redis
  * keeps in 32 bytes. With a scope's id in its place a block takes 155 bytes instead of 123.
  */
 
@@ -62,7 +62,9 @@ export function createRedisKeys(prefix: string): RedisKeys {
     }
     return tag;
   };
-  const shardPrefix = (scope: ScopeId, shard: number) => `${prefix}:{${tagOf(scope)}.${shard}}:`;
+  // In base 36 one character is enough for 36 shards.
+  const shardPrefix = (scope: ScopeId, shard: number) => `${prefix}:{${tagOf(scope)}.${shard.toString(36)}}:`;
+  const blockPrefix = (scope: ScopeId, shard: number) => `${shardPrefix(scope, shard)}b:`;
   return {
     scopes: `${prefix}:scopes`,
     endpoints: `${prefix}:endpoints`,
@@ -79,23 +81,29 @@ export function createRedisKeys(prefix: string): RedisKeys {
     engineHashesPattern: `${prefix}:ep:{*}:keys:*`,
     inflight: (routerId) => `${prefix}:inflight:${routerId}`,
     seq: (scope, shard) => `${shardPrefix(scope, shard)}seq`,
-    block: (scope, shard, key) => shardPrefix(scope, shard) + key,
-    blockPrefix: shardPrefix,
+    block: (scope, shard, key) => blockPrefix(scope, shard) + key,
+    blockPrefix,
     scopePrefix: (scope) => `${prefix}:{${tagOf(scope)}.`,
-    blockPattern: (scope) => `${prefix}:{${tagOf(scope)}.*}:[0-9a-f]*`,
+    blockPattern: (scope) => `${prefix}:{${tagOf(scope)}.*}:b:*`,
   };
 }
 
-const TAG_CHARACTERS = 4;
+const TAG_CHARACTERS = 3;
+const TAG_ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 const MAX_TAGS_REMEMBERED = 1_000;
 
 /**
- * A scope in the names of keys: four characters of `[0-9a-z]`, from the SHA-256 of its id. One in 1.7 million pairs of scopes has the same; the
+ * A scope in the names of keys: three characters of `[0-9A-Za-z]`, from the SHA-256 of its id. One in 238,328 pairs of scopes has the same; the
  * registry refuses the second one.
  */
 export function scopeTag(scope: ScopeId): string {
-  const number = createHash("sha256").update(scope).digest().readUInt32BE() % 36 ** TAG_CHARACTERS;
-  return number.toString(36).padStart(TAG_CHARACTERS, "0");
+  let number = createHash("sha256").update(scope).digest().readUInt32BE();
+  let tag = "";
+  for (let i = 0; i < TAG_CHARACTERS; i++) {
+    tag += TAG_ALPHABET.charAt(number % TAG_ALPHABET.length);
+    number = Math.floor(number / TAG_ALPHABET.length);
+  }
+  return tag;
 }
 
 /** Hexadecimal digits of a block key. */
