@@ -20,7 +20,7 @@ import { type OffPolicySources, rankOff } from "./off-policy.ts";
 import type { KeyedQuery, PromptKeys } from "./prompt-keys.ts";
 import { rank } from "./rank.ts";
 import { tieKeyOfText } from "./tie-key.ts";
-import { tokenizePrompt } from "./tokenize-prompt.ts";
+import { tokenizeDeadlineMs, tokenizePrompt } from "./tokenize-prompt.ts";
 import type { VerifyLookup } from "./verify-lookup.ts";
 
 export interface DeciderDeps {
@@ -108,7 +108,7 @@ export class Decider {
   async #decideByPrefix(input: DecideInput, startedAt: number): Promise<Decision> {
     const { clock, keys } = this.#deps;
     const { config } = this.#options;
-    const tokenized = await tokenizePrompt(input.request, input.encoder, config.tokenizeTimeoutMs);
+    const tokenized = await tokenizePrompt(input.request, input.encoder, tokenizeDeadlineMs(input.request, config));
     const tokenizedAt = clock.monotonic();
     const tokenizeMs = "prompts" in tokenized && !tokenized.tokenized ? null : tokenizedAt - startedAt;
     if (!("prompts" in tokenized)) {

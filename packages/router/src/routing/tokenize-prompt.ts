@@ -9,6 +9,17 @@ export type TokenizedPrompt =
   | { readonly prompts: readonly Uint32Array[]; readonly tokenized: boolean }
   | { readonly reason: DecisionReason; readonly error?: unknown };
 
+/**
+ * Milliseconds that tokenization may take: a fixed part and one that grows with the body. Cold, a thread does some 100 KiB in 50 ms; the same prompt
+ * costs seconds of prefill on a replica that does not hold it.
+ */
+export function tokenizeDeadlineMs(
+  request: Pick<ParsedRequest, "bodyText">,
+  config: { readonly tokenizeTimeoutMs: number; readonly tokenizeTimeoutMsPerKiB: number },
+): number {
+  return config.tokenizeTimeoutMs + (request.bodyText.length / 1_024) * config.tokenizeTimeoutMsPerKiB;
+}
+
 /** Never rejects: whatever goes wrong is a reason to route by load. */
 export async function tokenizePrompt(request: ParsedRequest, encoder: PromptEncoder | null, timeoutMs: number): Promise<TokenizedPrompt> {
   const source = request.prompt;

@@ -135,7 +135,13 @@ export const routerSchema = z.strictObject({
   offPolicy: z.enum(["least-request", "round-robin", "random"]).default("least-request").describe("Policy of pools with mode off."),
   lookup: z.enum(["probe", "exact"]).default("probe").describe("probe: O(log n) reads; exact: reads every key."),
   verifySampleRate: z.number().min(0).max(1).default(0.001).describe("Fraction of lookups checked against an exact one in the background."),
-  tokenizeTimeoutMs: positiveMs.default(25).describe("Past it the request is routed by load."),
+  tokenizeTimeoutMs: positiveMs.default(25).describe("Past it, and past the share for the body's size, the request is routed by load."),
+  tokenizeTimeoutMsPerKiB: z
+    .number()
+    .min(0)
+    .max(1_000)
+    .default(1)
+    .describe("Added to tokenizeTimeoutMs for each KiB of the body: what a long prompt's prefix is worth grows with it as well."),
   lookupTimeoutMs: positiveMs.default(10).describe("Past it the request is routed by load."),
   maxBodyBytes: z.int().min(1024).default(33_554_432).describe("Larger bodies are answered 413."),
   connectTimeoutMs: positiveMs.default(2_000).describe("To a replica; then another one is tried."),
