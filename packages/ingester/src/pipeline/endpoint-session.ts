@@ -1,19 +1,19 @@
 import type { Clock } from "@kvatlas/shared/clock";
 import { isKvatlasError } from "@kvatlas/shared/errors";
-import { decodeEventBatch } from "@kvatlas/shared/events/vllm-decoder";
 import type { BlockIndex } from "@kvatlas/shared/index/block-index";
 import type { Logger } from "@kvatlas/shared/logger";
 import type { EndpointMeta, EndpointRegistry, Lease } from "@kvatlas/shared/registry/endpoint-registry";
 import type { ReplicaTarget } from "../discovery/replica-target.ts";
 import type { ReplicaObservation } from "../load/load-scraper.ts";
 import type { GapCause, IngesterMetrics, LostCause } from "../metrics.ts";
-import { type EngineFrame, peekTimestamp } from "../subscriber/frame.ts";
+import type { EngineFrame } from "../subscriber/frame.ts";
 import type { FrameQueue, QueuedFrame } from "../subscriber/frame-queue.ts";
-import { type ReplayOutcome, replay } from "../subscriber/replay-client.ts";
-import { type BatchMark, isOfAnotherRun, nextStep } from "../subscriber/sequence-tracker.ts";
+import type { ReplayOutcome } from "../subscriber/replay-client.ts";
+import { catchUp } from "./catch-up.ts";
 import { EndpointProfile } from "./endpoint-profile.ts";
 import { EventApplier } from "./event-applier.ts";
 import { ProcessStartWatch } from "./process-start-watch.ts";
+import { StreamPosition } from "./stream-position.ts";
 import { WakeUp } from "./wake-up.ts";
 
 export interface EndpointSessionDeps {
@@ -45,8 +45,6 @@ export interface OwnedEndpoint {
 /** Why a session ended: it was asked to, the endpoint has another owner, or something failed that a new session may get over. */
 export type SessionEnd = "closed" | "lost" | "failed";
 
-/** Attempts in a row without anything new before a replay is given up. */
-const maxReplayAttempts = 3;
 /** A publisher that is not connected for longer is worth a finding. */
 const connectGraceMs = 5_000;
 /** Batches that are decoded and held until the key scheme is known take several times the memory of their payloads. */
@@ -56,8 +54,7 @@ const heldShareOfQueue = 1 / 8;
  * Keeps one endpoint's part of the index equal to what its engine says, from the moment the lease is held until it is given up or lost.
  *
  * One loop does everything in order: live frames, replays, restarts, writes. Others only leave word (the frame queue, `connected`,
- * `observe`) and wake it. `applied` as in the sequence tracker means taken in; what is in the index for certain is the applier's watermark,
- * from which everything goes on after a failure.
+ * `observe`) and wake it. What is in the index for certain is the applier's watermark, from which everything goes on after a failure.
  */
 export class EndpointSession {
   readonly #deps: EndpointSessionDeps;
@@ -67,6 +64,7 @@ export class EndpointSession {
   readonly #profile: EndpointProfile;
   readonly #applier: EventApplier;
   readonly #processStart: ProcessStartWatch;
+  readonly #position = new StreamPosition();
   readonly #wakeUp = new WakeUp();
   readonly #abort = new AbortController();
   #running: Promise<SessionEnd> | null = null;
@@ -74,10 +72,6 @@ export class EndpointSession {
   #lost = false;
   #opened = false;
   #isCaughtUp = false;
-  #live = -1;
-  #applied = -1;
-  /** The batch by which a replay shows whether it is of the run of the engine that the index holds. */
-  #mark: BatchMark | null = null;
   #catchUpDue: GapCause | null = null;
   #restartDue: string | null = null;
   #isAsleep = false;
@@ -162,7 +156,7 @@ export class EndpointSession {
   async heartbeat(): Promise<void> {
     const { metrics } = this.#deps;
     const endpoint = { endpoint: this.target.endpoint };
-    metrics.lagBatches.set(endpoint, Math.max(0, this.#live - this.#applier.watermark));
+    metrics.lagBatches.set(endpoint, Math.max(0, this.#position.live - this.#applier.watermark));
     metrics.queueBytes.set(endpoint, this.#owned.queue.bytes);
     if (!this.#opened || this.#closing) return;
     this.#reportConnection();
@@ -229,15 +223,13 @@ export class EndpointSession {
 
   async #open(): Promise<void> {
     await this.#applier.open();
-    this.#applied = this.#applier.watermark;
-    const mark = this.#profile.lastBatch ?? null;
-    this.#mark = mark !== null && mark.seq <= this.#applied ? mark : null;
+    this.#position.resume(this.#applier.watermark, this.#profile.lastBatch ?? null);
     // Frames that came before the lease did are reason enough in bind mode, where no connection is announced.
     if (this.#owned.target.events === null) this.#catchUpDue = "takeover";
     await this.#applier.describe();
     this.#opened = true;
     this.#logger.info(
-      { incarnation: this.#applier.incarnation, applied: this.#applied, fence: this.lease.fence },
+      { incarnation: this.#applier.incarnation, applied: this.#position.applied, fence: this.lease.fence },
       "looking after the endpoint",
     );
   }
@@ -262,7 +254,7 @@ export class EndpointSession {
     } else if (this.#purgeDue) {
       // What it has published before is in by now.
       this.#purgeDue = false;
-      await this.#applier.beginIncarnation(this.#applied + 1, "asleep");
+      await this.#applier.beginIncarnation(this.#position.applied + 1, "asleep");
     } else if (queue.takeOverflow()) {
       this.#logger.warn({ droppedFrames: queue.dropped }, "more events came in than could be written; the dropped ones are replayed");
       this.#catchUpDue = "overflow";
@@ -280,15 +272,15 @@ export class EndpointSession {
 
   async #takeLive(frame: QueuedFrame): Promise<void> {
     const { frames, gaps } = this.#deps.metrics;
-    const step = nextStep({ live: this.#live, applied: this.#applied }, frame.seq);
-    if (step.kind === "restart" || (step.kind === "duplicate" && this.#isOfAnotherRun(frame))) {
+    const step = this.#position.step(frame.seq);
+    if (step.kind === "restart" || (step.kind === "duplicate" && this.#position.isOfAnotherRun(frame))) {
       frames.inc({ outcome: "restart" });
       await this.#restart("its sequence numbers have gone back", "events");
       // Whatever the replay has brought: this frame is above it, or a duplicate.
       await this.#takeLive(frame);
       return;
     }
-    this.#live = frame.seq;
+    this.#position.live = frame.seq;
     if (step.kind === "duplicate") {
       frames.inc({ outcome: "duplicate" });
       return;
@@ -297,7 +289,7 @@ export class EndpointSession {
       frames.inc({ outcome: "gap" });
       if (!this.#applier.isPristine) gaps.inc({ cause: "live" });
       await this.#fillGap(frame.seq);
-      if (frame.seq <= this.#applied || this.#restartDue !== null) return;
+      if (frame.seq <= this.#position.applied || this.#restartDue !== null) return;
     } else {
       frames.inc({ outcome: "applied" });
     }
@@ -306,29 +298,23 @@ export class EndpointSession {
 
   /** Afterwards everything below `seq` has been taken in or given up. */
   async #fillGap(seq: number): Promise<void> {
-    const live = this.#live;
+    const live = this.#position.live;
     const outcome = await this.#catchUp("live");
     // Another run was found, and with it another position; the frame is of that run.
-    if (this.#live !== live) this.#live = seq;
-    if (this.#applied < seq - 1) await this.#giveUp(seq, outcome === null ? "no replay" : "replay silent");
+    if (this.#position.live !== live) this.#position.live = seq;
+    if (this.#position.applied < seq - 1) await this.#giveUp(seq, outcome === null ? "no replay" : "replay silent");
   }
 
   #take(frame: EngineFrame, receivedAt: number | null): Promise<void> | undefined {
-    this.#applied = frame.seq;
+    this.#position.applied = frame.seq;
     const taken = this.#applier.take(frame.seq, frame.payload, receivedAt);
-    this.#mark = this.#applier.lastTaken;
+    this.#position.mark = this.#applier.lastTaken;
     return taken;
-  }
-
-  #isOfAnotherRun(frame: EngineFrame): boolean {
-    if (this.#mark === null || frame.seq > this.#mark.seq) return false;
-    const timestampSeconds = peekTimestamp(frame.payload) ?? decodedTimestamp(frame.payload);
-    return timestampSeconds !== null && isOfAnotherRun(this.#mark, { seq: frame.seq, timestampSeconds });
   }
 
   /** Batches below `next` are lost for good. Blocks that were removed in them would be taken for present. */
   async #giveUp(next: number, cause: LostCause): Promise<void> {
-    const lostBatches = next - 1 - this.#applied;
+    const lostBatches = next - 1 - this.#position.applied;
     if (!this.#applier.isPristine) {
       this.#deps.metrics.lost.inc({ cause });
       const { onGap } = this.#owned.target.pool.prefixCache;
@@ -339,85 +325,52 @@ export class EndpointSession {
       );
       if (onGap === "reset") await this.#applier.beginIncarnation(next, "gap");
     }
-    this.#applied = next - 1;
+    this.#position.applied = next - 1;
   }
 
   /** The engine is another one: its cache is empty and its numbers begin at 0. */
   async #restart(reason: string, seenIn: "events" | "process"): Promise<void> {
     this.#logger.info({ reason }, "the engine has restarted");
     if (seenIn === "events") this.#processStart.restartSeen();
-    this.#live = -1;
-    this.#applied = -1;
-    this.#mark = null;
+    this.#position.reset();
     this.#applier.forgetRun();
     await this.#applier.beginIncarnation(0, "restart");
     await this.#applier.describe();
     await this.#catchUp("reconnect");
   }
 
-  /**
-   * Asks the publisher for everything from the mark on, so that the reply shows by its first batch whether the engine is still the same, and
-   * takes in what is above `applied`. Null when there is nobody to ask.
-   */
+  /** Replays what has been missed. Null when there is nobody to ask. */
   async #catchUp(cause: GapCause): Promise<ReplayOutcome["kind"] | null> {
-    const { metrics, replayAddress } = this.#deps;
-    const address = await replayAddress(this.#abort.signal);
+    const address = await this.#deps.replayAddress(this.#abort.signal);
     if (address === null) {
       this.#profile.find("replay", "The replica has no known replay socket: a gap costs what is known of its cache.");
       return null;
     }
     this.#profile.find("replay", null);
-    if (cause !== "live") metrics.gaps.inc({ cause });
-    const mark = this.#mark !== null && this.#mark.seq <= this.#applied ? this.#mark : null;
-    const from = mark?.seq ?? this.#applied + 1;
-    let isOtherRun = false;
-    let interrupted = false;
-    const outcome = await replay(
+    const result = await catchUp(
+      { logger: this.#logger, metrics: this.#deps.metrics },
       {
-        onFrame: async (frame) => {
-          if (frame.seq <= this.#applied) {
-            isOtherRun = this.#isOfAnotherRun(frame);
-            return isOtherRun ? "stop" : "continue";
-          }
-          metrics.replayed.inc();
-          await this.#take(frame, null);
-          interrupted = this.#closing || this.#restartDue !== null;
-          return interrupted ? "stop" : "continue";
-        },
-        onHole: async (_, found, confirmed) => {
-          if (found <= this.#applied + 1 || this.#applier.isPristine) return "accept";
-          if (!confirmed) return "retry";
-          await this.#giveUp(found, "rolled");
-          return "accept";
-        },
+        take: (frame) => this.#take(frame, null),
+        isPristine: () => this.#applier.isPristine,
+        giveUp: (next, lostCause) => this.#giveUp(next, lostCause),
+        isInterrupted: () => this.#closing || this.#restartDue !== null,
       },
-      { logger: this.#logger },
+      { silenceMs: this.#options.replayTimeoutMs, maxBufferedBytes: this.#options.maxQueuedBytes, signal: this.#abort.signal },
       address,
-      from,
-      {
-        silenceMs: this.#options.replayTimeoutMs,
-        maxAttempts: maxReplayAttempts,
-        maxBufferedBytes: this.#options.maxQueuedBytes,
-        signal: this.#abort.signal,
-      },
+      this.#position,
+      cause,
     );
-    metrics.replays.inc({ outcome: outcome.kind });
-    this.#logger.debug({ cause, from, ...outcome }, "replay ended");
-    // A publisher keeps its last batches: when it has nothing from the mark on, it has not come that far (again).
-    if (isOtherRun || (outcome.kind === "complete" && mark !== null && outcome.frames === 0)) {
-      const reason = isOtherRun ? "a replayed batch is not the one that was applied" : "it has not published so many batches yet";
-      await this.#restart(reason, "events");
-    }
-    return outcome.kind;
+    if (result.otherRun !== null) await this.#restart(result.otherRun, "events");
+    return result.outcome;
   }
 
   /** Everything received before the end is written, and the next owner finds settled watermarks. */
   async #finish(): Promise<void> {
     for (let frame = this.#owned.queue.shift(); frame !== undefined && !this.#abort.signal.aborted; frame = this.#owned.queue.shift()) {
-      const step = nextStep({ live: this.#live, applied: this.#applied }, frame.seq);
+      const step = this.#position.step(frame.seq);
       // A gap is for the next owner to fill.
       if (step.kind !== "apply") break;
-      this.#live = frame.seq;
+      this.#position.live = frame.seq;
       await this.#take(frame, frame.receivedAt);
     }
     await this.#applier.settle();
@@ -433,22 +386,13 @@ export class EndpointSession {
     } catch (error) {
       if (!isKvatlasError(error, "KVATLAS_INDEX_BEHIND")) throw error;
       this.#logger.warn({ reason: error.message }, "the store has lost writes it had acknowledged; they are replayed");
-      const takenIn = this.#applied;
+      const takenIn = this.#position.applied;
       const { incarnation } = this.#applier;
       await this.#applier.discard();
-      this.#applied = Math.min(takenIn, this.#applier.watermark);
+      this.#position.applied = Math.min(takenIn, this.#applier.watermark);
       await this.#catchUp("behind");
       // Without a further live batch nobody would notice what is still missing.
-      if (this.#applier.incarnation === incarnation && this.#applied < takenIn) await this.#giveUp(takenIn + 1, "replay silent");
+      if (this.#applier.incarnation === incarnation && this.#position.applied < takenIn) await this.#giveUp(takenIn + 1, "replay silent");
     }
-  }
-}
-
-function decodedTimestamp(payload: Uint8Array): number | null {
-  try {
-    return decodeEventBatch(payload).timestampSeconds;
-  } catch (error) {
-    if (isKvatlasError(error)) return null;
-    throw error;
   }
 }
