@@ -6,15 +6,25 @@ import type { KvatlasConfig } from "@kvatlas/shared/config/schema";
 import type { BlockIndex } from "@kvatlas/shared/index/block-index";
 import { type Component, createLifecycle } from "@kvatlas/shared/lifecycle";
 import type { Logger } from "@kvatlas/shared/logger";
-import type { EndpointRegistry } from "@kvatlas/shared/registry/endpoint-registry";
+import { createJobsConnection } from "@kvatlas/shared/redis-jobs";
+import type { EndpointRecord, EndpointRegistry } from "@kvatlas/shared/registry/endpoint-registry";
+import type { HousekeepingRecords } from "@kvatlas/shared/registry/housekeeping-records";
+import { MemoryHousekeepingRecords } from "@kvatlas/shared/registry/memory-housekeeping-records";
 import type { EndpointId } from "@kvatlas/shared/types";
 import type { Registry } from "prom-client";
 import { Agent } from "undici";
 import { DynamicTargets } from "./discovery/dynamic-targets.ts";
 import { staticTargets } from "./discovery/static-source.ts";
-import { keepOrphans } from "./housekeeping/orphan-keeper.ts";
+import { adoptIdle } from "./housekeeping/adopt-idle.ts";
+import { AUDIT_TASK, auditIndex } from "./housekeeping/audit-index.ts";
+import { reportFromText } from "./housekeeping/audit-report.ts";
+import { createFleetHousekeeping } from "./housekeeping/fleet-housekeeping.ts";
+import { forgetDeparted } from "./housekeeping/forget-departed.ts";
+import { createHousekeepingMetrics } from "./housekeeping/housekeeping-metrics.ts";
+import type { HousekeepingJobs } from "./housekeeping/jobs.ts";
 import { periodically } from "./housekeeping/periodically.ts";
-import { Sweeper } from "./housekeeping/sweeper.ts";
+import { purgeIndex } from "./housekeeping/purge-index.ts";
+import { serveRebuilds } from "./housekeeping/serve-rebuilds.ts";
 import { createEngineClient } from "./load/engine-client.ts";
 import { LoadScraper } from "./load/load-scraper.ts";
 import { createIngesterMetrics } from "./metrics.ts";
@@ -30,6 +40,8 @@ export interface IngesterDeps {
   readonly registry: EndpointRegistry;
   readonly logger: Logger;
   readonly metricsRegistry: Registry;
+  /** @defaultValue in memory */
+  readonly housekeeping?: HousekeepingRecords;
   /** @defaultValue the system's */
   readonly clock?: Clock;
 }
@@ -54,11 +66,11 @@ export interface Ingester extends Component {
 }
 
 const closeTimeoutMs = 10_000;
-/** A replica that came by dialling and shows no life for this long has gone, and so has a record that nobody keeps. */
-const departedAfterMs = 60_000;
 const housekeepingMs = 5_000;
-const sweepMs = 1_000;
-const sweptBlocksPerStep = 2_000;
+/** One run of the purge; others have their turn in between. */
+const maxPurgeMs = 20_000;
+/** A job stays with an ingester that has fallen silent for longer than an endpoint does: running it twice costs more than waiting. */
+const locksPerLease = 3;
 /** A registry that has not answered for this many heartbeats is worth a reason. */
 const lateBeats = 5;
 
@@ -127,10 +139,72 @@ export function createIngester(deps: IngesterDeps, config: KvatlasConfig, option
           { logger },
           { mode: "bind", address: settings.bind, maxMessageBytes: settings.maxQueuedBytes },
         );
-  const sweeper = new Sweeper(
-    { registry, index, logger, metrics, isMine: (scope) => ownership.isChosenFor(scope) },
-    { blocksPerStep: sweptBlocksPerStep },
-  );
+  const records = deps.housekeeping ?? new MemoryHousekeepingRecords();
+  const house = createHousekeepingMetrics(deps.metricsRegistry);
+  const startedAt = clock.monotonic();
+  const { purgeIntervalMs, purgeBlocksPerSecond, departedAfterMs, auditIntervalMs, auditSampleBlocks, truthPath } = config.housekeeping;
+  const jobs: HousekeepingJobs = {
+    purge: {
+      everyMs: purgeIntervalMs,
+      run: (signal) =>
+        purgeIndex(
+          {
+            registry,
+            index,
+            records,
+            clock,
+            onSlice: (examined, dropped) => {
+              house.examined.inc(examined);
+              metrics.swept.inc(dropped);
+            },
+          },
+          { blocksPerSecond: purgeBlocksPerSecond, maxRunMs: maxPurgeMs },
+          signal,
+        ),
+    },
+    "forget-departed": {
+      everyMs: Math.max(1_000, Math.round(departedAfterMs / 4)),
+      run: async (signal) => {
+        // After a stop of the whole fleet every record is old: whoever has them configured gets the time to say so.
+        if (clock.monotonic() - startedAt < departedAfterMs) return { forgotten: [] };
+        const forgotten = await forgetDeparted(
+          { registry, index, clock, logger, isKnown: (endpoint) => ownership.targets.has(endpoint) },
+          { instanceId, leaseTtlMs: settings.leaseTtlMs, departedAfterMs },
+          signal,
+        );
+        house.forgotten.inc(forgotten.length);
+        return { forgotten };
+      },
+    },
+    audit: {
+      everyMs: auditIntervalMs,
+      run: (signal) =>
+        auditIndex(
+          {
+            registry,
+            index,
+            records,
+            clock,
+            logger,
+            truth: truthPath === null ? null : (address, cancel) => engine.dumps(address, truthPath, cancel),
+          },
+          { instanceId, leaseTtlMs: settings.leaseTtlMs, sampleBlocks: auditSampleBlocks, blocksPerSecond: purgeBlocksPerSecond },
+          signal,
+        ),
+    },
+  };
+  // Without Redis there is no fleet: this process does what there is to do.
+  const housekeeping: readonly Component[] =
+    config.redis.url === null
+      ? (["purge", "forget-departed"] as const).map((name) =>
+          periodically(name, (signal) => jobs[name].run(signal), jobs[name].everyMs, logger),
+        )
+      : [
+          createFleetHousekeeping(
+            { connect: () => createJobsConnection(config.redis, logger), jobs, logger, metrics: house },
+            { instanceId, lockMs: locksPerLease * settings.leaseTtlMs },
+          ),
+        ];
   let started = false;
 
   async function keepHouse(): Promise<void> {
@@ -139,21 +213,20 @@ export function createIngester(deps: IngesterDeps, config: KvatlasConfig, option
       if (!ownership.owns(endpoint)) tenures.delete(endpoint);
       else if (dynamic.has(endpoint) && tenure.aliveAt < deadline) await depart(endpoint);
     }
-    await keepOrphans(
-      {
-        registry,
-        index,
-        clock,
-        logger,
-        isKnown: (endpoint) => ownership.targets.has(endpoint),
-        adopt: (record) => {
-          const target = settings.bind === null ? null : dynamic.targetOfRecord(record);
-          if (target !== null) ownership.adopt(target);
-          return target !== null;
-        },
-      },
-      { instanceId, leaseTtlMs: settings.leaseTtlMs, orphanAfterMs: settings.bind === null ? departedAfterMs : 2 * settings.leaseTtlMs },
-    );
+    if (settings.bind !== null) {
+      const adopt = (record: EndpointRecord) => {
+        const target = dynamic.targetOfRecord(record);
+        if (target !== null) ownership.adopt(target);
+      };
+      await adoptIdle(
+        { registry, clock, isKnown: (endpoint) => ownership.targets.has(endpoint), adopt },
+        { afterMs: 2 * settings.leaseTtlMs },
+      );
+    }
+    const ownedHere = (endpoint: EndpointId) => (ownership.owns(endpoint) ? (tenures.get(endpoint) ?? null) : null);
+    await serveRebuilds({ records, logger, ownedHere, onRebuild: () => house.rebuilds.inc() });
+    const audited = reportFromText((await records.progress()).get(AUDIT_TASK));
+    if (audited !== null) house.showAudit(audited);
   }
 
   async function depart(endpoint: EndpointId): Promise<void> {
@@ -190,7 +263,7 @@ export function createIngester(deps: IngesterDeps, config: KvatlasConfig, option
       { name: "load-scraper", start: async () => scraper.start(), close: () => scraper.close() },
       { name: "ownership", start: async () => ownership.start(), close: () => ownership.close() },
       periodically("housekeeping", keepHouse, housekeepingMs, logger),
-      periodically("sweeper", () => sweeper.step(), sweepMs, logger),
+      ...housekeeping,
       ...(bound === null ? [] : [{ name: "bind-subscriber", start: () => bound.start(), close: () => bound.close() }]),
     ],
     { logger, clock },

@@ -2,9 +2,9 @@ import { buckets } from "@kvatlas/shared/metrics";
 import { Counter, Gauge, Histogram, type Registry } from "prom-client";
 
 /** Why events were lost or had to be fetched again. */
-export type GapCause = "live" | "overflow" | "reconnect" | "behind" | "takeover";
+export type GapCause = "live" | "overflow" | "reconnect" | "behind" | "takeover" | "audit";
 export type LostCause = "no replay" | "replay silent" | "rolled";
-export type ResetCause = "gap" | "restart" | "cleared" | "asleep";
+export type ResetCause = "gap" | "restart" | "cleared" | "audit" | "asleep";
 
 /**
  * Metrics of one ingester, in a registry of its own. Label values are bounded: causes and kinds are closed lists, and `endpoint` series are

@@ -1,13 +1,14 @@
-import { FakeClock } from "@kvatlas/shared/clock";
+import { FakeClock, systemClock } from "@kvatlas/shared/clock";
 import { MemoryBlockIndex } from "@kvatlas/shared/index/memory-block-index";
 import { silentLogger } from "@kvatlas/shared/logger";
-import { createMetricsRegistry } from "@kvatlas/shared/metrics";
 import { MemoryEndpointRegistry } from "@kvatlas/shared/registry/memory-endpoint-registry";
+import { MemoryHousekeepingRecords } from "@kvatlas/shared/registry/memory-housekeeping-records";
 import type { BlockKey, EndpointId, ScopeId } from "@kvatlas/shared/types";
 import { describe, expect, it } from "vitest";
-import { createIngesterMetrics } from "../metrics.ts";
-import { keepOrphans } from "./orphan-keeper.ts";
-import { Sweeper } from "./sweeper.ts";
+import { adoptIdle } from "./adopt-idle.ts";
+import { forgetDeparted } from "./forget-departed.ts";
+import { purgeIndex } from "./purge-index.ts";
+import { serveRebuilds } from "./serve-rebuilds.ts";
 
 const scope = "s" as ScopeId;
 const endpoint = "10.0.0.1:8000" as EndpointId;
@@ -30,22 +31,24 @@ async function fleetWith(clock: FakeClock) {
   return { registry, index, lease, begin, held };
 }
 
-describe("keepOrphans", () => {
-  const options = { instanceId: "i", leaseTtlMs: 1_000, orphanAfterMs: 60_000 };
+const never = new AbortController().signal;
+
+describe("forgetDeparted", () => {
+  const options = { instanceId: "i", leaseTtlMs: 1_000, departedAfterMs: 60_000 };
 
   it("forgets a replica that is in nobody's configuration, when nobody has looked after it for long", async () => {
     const clock = new FakeClock();
     const { registry, index, held } = await fleetWith(clock);
-    const deps = { registry, index, clock, logger: silentLogger, isKnown: () => false, adopt: () => false };
+    const deps = { registry, index, clock, logger: silentLogger, isKnown: () => false };
     clock.advance(59_000);
-    await keepOrphans(deps, options);
-    expect(await held()).toBe(10);
+    expect(await forgetDeparted(deps, options, never)).toEqual([]);
     clock.advance(2_000);
-    await keepOrphans({ ...deps, isKnown: () => true }, options);
+    expect(await forgetDeparted({ ...deps, isKnown: () => true }, options, never)).toEqual([]);
     expect(await held()).toBe(10);
-    await keepOrphans(deps, options);
+    expect(await forgetDeparted(deps, options, never)).toEqual([endpoint]);
     expect(await held()).toBe(0);
     expect(await registry.endpoints()).toEqual([]);
+    expect(await forgetDeparted(deps, options, never)).toEqual([]);
   });
 
   it("leaves alone what another instance holds", async () => {
@@ -53,48 +56,134 @@ describe("keepOrphans", () => {
     const { registry, index, lease, held } = await fleetWith(clock);
     clock.advance(61_000);
     expect(await registry.acquire(endpoint, lease.owner, 10_000)).not.toBeNull();
-    await keepOrphans({ registry, index, clock, logger: silentLogger, isKnown: () => false, adopt: () => false }, options);
+    await forgetDeparted({ registry, index, clock, logger: silentLogger, isKnown: () => false }, options, never);
     expect(await held()).toBe(10);
   });
 
-  it("adopts a replica that dialled an ingester which is gone", async () => {
+  it("does the rest of what a run that was killed has begun", async () => {
     const clock = new FakeClock();
     const { registry, index, held } = await fleetWith(clock);
     clock.advance(61_000);
-    const adopted: string[] = [];
-    const adopt = ({ id }: { readonly id: string }) => adopted.push(id) > 0;
-    await keepOrphans({ registry, index, clock, logger: silentLogger, isKnown: () => false, adopt }, options);
-    expect([adopted, await held()]).toEqual([[endpoint], 10]);
+    const deps = { registry, index, clock, logger: silentLogger, isKnown: () => false };
+    const killed = {
+      endpoints: () => registry.endpoints(),
+      acquire: () => registry.acquire(endpoint, "killed", 1_000),
+      release: () => Promise.reject(new Error("killed")),
+      remove: () => Promise.reject(new Error("killed")),
+    };
+    await expect(forgetDeparted({ ...deps, registry: killed }, options, never)).rejects.toThrow("killed");
+    expect(await forgetDeparted(deps, options, never)).toEqual([]);
+    clock.advance(1_001);
+    expect(await forgetDeparted(deps, options, never)).toEqual([endpoint]);
+    expect([await held(), await registry.endpoints()]).toEqual([0, []]);
   });
 });
 
-describe("Sweeper", () => {
+describe("adoptIdle", () => {
+  it("takes in a replica that dialled an ingester which is gone", async () => {
+    const clock = new FakeClock();
+    const { registry } = await fleetWith(clock);
+    const adopted: string[] = [];
+    const deps = { registry, clock, adopt: ({ id }: { readonly id: string }) => void adopted.push(id) };
+    await adoptIdle({ ...deps, isKnown: () => false }, { afterMs: 2_000 });
+    clock.advance(2_000);
+    await adoptIdle({ ...deps, isKnown: () => true }, { afterMs: 2_000 });
+    expect(adopted).toEqual([]);
+    await adoptIdle({ ...deps, isKnown: () => false }, { afterMs: 2_000 });
+    expect(adopted).toEqual([endpoint]);
+  });
+});
+
+describe("purgeIndex", () => {
+  const fast = { blocksPerSecond: 1_000_000, maxRunMs: 60_000 };
+
+  /** A fleet with more dead entries than fit a slice; counts slices and what they drop. */
+  async function deadFleet() {
+    const fleet = await fleetWith(new FakeClock());
+    const many = Array.from({ length: 2_200 }, (_, i) => (i + 100).toString(16).padStart(16, "0") as BlockKey);
+    const writer = await fleet.begin();
+    await writer.apply([{ seq: 0, ops: [{ op: "store", medium: "gpu", group: 0, keys: many }] }]);
+    await fleet.begin();
+    const records = new MemoryHousekeepingRecords();
+    const seen = { slices: 0, dropped: 0 };
+    const onSlice = (_: number, dropped: number) => {
+      seen.slices += 1;
+      seen.dropped += dropped;
+    };
+    return { ...fleet, records, seen, deps: { ...fleet, records, clock: systemClock, onSlice } };
+  }
+
   it("walks a scope in slices after an incarnation has ended, and then rests", async () => {
-    const { registry, index, begin } = await fleetWith(new FakeClock());
-    const metrics = createIngesterMetrics(createMetricsRegistry("test", { processMetrics: false }));
-    const slices: string[] = [];
-    const counting = {
+    const { deps, seen, begin } = await deadFleet();
+    expect(await purgeIndex(deps, fast, never)).toEqual({ isDone: true });
+    expect(seen).toEqual({ slices: 6, dropped: 2_210 });
+    await purgeIndex(deps, fast, never);
+    expect(seen.slices).toBe(6);
+    await begin();
+    await purgeIndex(deps, fast, never);
+    expect(seen.slices).toBe(8);
+  });
+
+  it("goes on where a run has ended, whether its time was up or it was killed", async () => {
+    const { deps, seen, records } = await deadFleet();
+    const cursors: string[] = [];
+    const index = {
       sweep: (id: ScopeId, cursor: string, limit: number) => {
-        slices.push(cursor);
-        return index.sweep(id, cursor, limit);
+        cursors.push(cursor);
+        if (cursors.length === 3) throw new Error("killed");
+        return deps.index.sweep(id, cursor, limit);
       },
     };
-    let isMine = false;
-    const sweeper = new Sweeper({ registry, index: counting, logger: silentLogger, metrics, isMine: () => isMine }, { blocksPerStep: 4 });
-    await sweeper.step();
-    expect(slices).toEqual([]);
-    isMine = true;
-    for (let i = 0; i < 10; i++) await sweeper.step();
-    const walked = slices.length;
-    expect(walked).toBeGreaterThan(2);
-    const swept = async () => (await metrics.swept.get()).values[0]?.value;
-    expect(await swept()).toBe(0);
-    await begin();
-    for (let i = 0; i < 10; i++) await sweeper.step();
-    const walkedTwice = slices.length;
-    expect(walkedTwice).toBeGreaterThan(walked);
-    expect(await swept()).toBe(keys.length);
-    for (let i = 0; i < 10; i++) await sweeper.step();
-    expect(slices.length).toBe(walkedTwice);
+    await expect(purgeIndex({ ...deps, index }, fast, never)).rejects.toThrow("killed");
+    expect([...(await records.progress()).values()].map((text) => JSON.parse(text))).toEqual([
+      { done: null, walk: { of: expect.any(String), cursor: cursors[2] } },
+    ]);
+    expect(await purgeIndex({ ...deps, index }, { ...fast, maxRunMs: 0 }, never)).toEqual({ isDone: false });
+    expect(await purgeIndex({ ...deps, index }, fast, never)).toEqual({ isDone: true });
+    expect(cursors[3]).toBe(cursors[2]);
+    expect(seen.dropped).toBe(2_210);
+  });
+
+  it("walks again when an incarnation has ended during the walk, and forgets scopes that are gone", async () => {
+    const { deps, seen, begin, records } = await deadFleet();
+    await records.saveProgress("sweep gone", "{}");
+    await records.saveProgress(`sweep ${scope}`, "not even JSON");
+    let begun = false;
+    const onSlice = async (_: number, dropped: number) => {
+      seen.dropped += dropped;
+      if (!begun) {
+        begun = true;
+        await begin();
+      }
+    };
+    await purgeIndex({ ...deps, onSlice: (examined, dropped) => void onSlice(examined, dropped) }, fast, never);
+    await purgeIndex(deps, fast, never);
+    expect(seen.dropped).toBe(2_210);
+    expect([...(await records.progress()).keys()]).toEqual([`sweep ${scope}`, "sweep-engine-hashes"]);
+  });
+
+  it("ends soon after its signal", async () => {
+    const { deps } = await deadFleet();
+    const abort = new AbortController();
+    const running = purgeIndex({ ...deps, onSlice: () => abort.abort() }, { ...fast, blocksPerSecond: 1 }, abort.signal);
+    await expect(running).rejects.toMatchObject({ name: "AbortError" });
+  });
+});
+
+describe("serveRebuilds", () => {
+  it("asks the owner once, and withdraws the request when a later incarnation is there", async () => {
+    const records = new MemoryHousekeepingRecords();
+    const rebuilt: number[] = [];
+    const owned = { incarnation: 4, rebuild: () => void rebuilt.push(owned.incarnation) };
+    let isOwned = false;
+    const deps = { records, logger: silentLogger, ownedHere: () => (isOwned ? owned : null), onRebuild: () => {} };
+    await records.requestRebuild({ endpoint, incarnation: 4, reason: "phantoms" });
+    await serveRebuilds(deps);
+    expect(rebuilt).toEqual([]);
+    isOwned = true;
+    await serveRebuilds(deps);
+    owned.incarnation = 5;
+    await serveRebuilds(deps);
+    expect([rebuilt, await records.rebuildRequests()]).toEqual([[4], []]);
   });
 });

@@ -1,10 +1,13 @@
 import { KvatlasError } from "@kvatlas/shared/errors";
+import { type ReplicaDump, readReplicaDumps } from "@kvatlas/shared/index/replica-dump";
 import type { Dispatcher } from "undici";
 import { type EngineMetrics, readEngineMetrics } from "./engine-metrics.ts";
 
 /** Answers past these are cut off: an engine's page has some hundred kB. */
 const maxMetricsBytes = 8 * 1024 * 1024;
 const maxJsonBytes = 1024 * 1024;
+/** A million blocks. */
+const maxDumpBytes = 64 * 1024 * 1024;
 
 export interface EngineModels {
   /** Base models served, by the names clients use. */
@@ -28,6 +31,8 @@ export interface EngineClient {
   models(address: string, signal: AbortSignal): Promise<EngineModels | null>;
   /** By rank, with `*` replaced by the replica's host; empty before vLLM 0.31. */
   eventSources(address: string, signal: AbortSignal): Promise<ReadonlyMap<number, EventSource>>;
+  /** What a replica shows of its own cache; engines do not, simulators do. */
+  dumps(address: string, path: string, signal: AbortSignal): Promise<readonly ReplicaDump[]>;
 }
 
 /** @throws KVATLAS_ENDPOINT_UNAVAILABLE (all methods) when the server does not answer, or not with what was asked for. */
@@ -73,6 +78,12 @@ export function createEngineClient(dispatcher: Dispatcher): EngineClient {
       const { status, text } = await get(address, "/kv_event_sources", maxJsonBytes, signal);
       if (status !== 200) return new Map();
       return readEventSources(json(address, "/kv_event_sources", text), address);
+    },
+    dumps: async (address, path, signal) => {
+      const { status, text } = await get(address, path, maxDumpBytes, signal);
+      if (status !== 200)
+        throw new KvatlasError("KVATLAS_ENDPOINT_UNAVAILABLE", `GET http://${address}${path} answered ${status}, expected 200.`);
+      return readReplicaDumps(address, json(address, path, text));
     },
   };
 }

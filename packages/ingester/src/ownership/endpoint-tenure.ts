@@ -26,8 +26,12 @@ export interface EndpointTenure extends Tenure {
   readonly target: ReplicaTarget;
   readonly isOpen: boolean;
   readonly isCaughtUp: boolean;
+  /** Current incarnation; 0 before it is open. */
+  readonly incarnation: number;
   /** Monotonic ms of the last health check that was answered well, or event; of the begin before the first. */
   readonly aliveAt: number;
+  /** Begins a new incarnation, from what can be replayed. */
+  rebuild(): void;
 }
 
 /** How long a hand-over may take before the lease is simply let go. */
@@ -87,6 +91,10 @@ export function createEndpointTenure(
     get isCaughtUp() {
       return session.isCaughtUp;
     },
+    get incarnation() {
+      return session.incarnation;
+    },
+    rebuild: () => session.rebuild(),
     get aliveAt() {
       return Math.max(healthyAt, queue.pushedAt);
     },

@@ -124,11 +124,6 @@ export class Ownership {
     if (!this.#targets.has(target.endpoint)) this.#targets.set(target.endpoint, target);
   }
 
-  /** Whether this instance is the one for some work, among the living. */
-  isChosenFor(work: string): boolean {
-    return pickByRendezvous(work, [...this.#others, this.#options.instanceId]) === this.#options.instanceId;
-  }
-
   /** Gives up and forgets a departed endpoint. */
   async drop(endpoint: EndpointId): Promise<void> {
     this.#targets.delete(endpoint);

@@ -74,6 +74,7 @@ export class EndpointSession {
   #isCaughtUp = false;
   #catchUpDue: GapCause | null = null;
   #restartDue: string | null = null;
+  #rebuildDue = false;
   #isAsleep = false;
   #purgeDue = false;
   /** Monotonic ms since which the publisher is not connected; null while it is, and where it is not for us to connect. */
@@ -117,6 +118,11 @@ export class EndpointSession {
     return this.#isCaughtUp;
   }
 
+  /** 0 before it is open. */
+  get incarnation(): number {
+    return this.#opened ? this.#applier.incarnation : 0;
+  }
+
   /** Resolves when the session has ended, whatever ended it. */
   start(): Promise<SessionEnd> {
     this.#owned.queue.onPush(() => this.#wakeUp.notify());
@@ -150,6 +156,12 @@ export class EndpointSession {
       this.#wakeUp.notify();
     }
     this.#isAsleep = isAsleep;
+  }
+
+  /** What the index has of the endpoint is wrong: it is built anew, from what can be replayed. */
+  rebuild(): void {
+    this.#rebuildDue = true;
+    this.#wakeUp.notify();
   }
 
   /** Writes what has changed about the endpoint, and that it is looked after. */
@@ -243,6 +255,9 @@ export class EndpointSession {
       // They may be of the dead run; those of the new one are replayed.
       queue.clear();
       await this.#restart(reason, "process");
+    } else if (this.#rebuildDue) {
+      this.#rebuildDue = false;
+      await this.#rebuildNow();
     } else if (this.#catchUpDue !== null) {
       const cause = this.#catchUpDue;
       this.#catchUpDue = null;
@@ -337,6 +352,14 @@ export class EndpointSession {
     await this.#applier.beginIncarnation(0, "restart");
     await this.#applier.describe();
     await this.#catchUp("reconnect");
+  }
+
+  /** The engine is the same, and so is what has been learned of it; its cache is taken for empty until the replay has said more. */
+  async #rebuildNow(): Promise<void> {
+    this.#position.resume(-1, null);
+    await this.#applier.beginIncarnation(0, "audit");
+    await this.#applier.describe();
+    await this.#catchUp("audit");
   }
 
   /** Replays what has been missed. Null when there is nobody to ask. */

@@ -4,7 +4,7 @@ import type { EndpointId, ScopeId } from "../types.ts";
 import type { IndexCensus, ScopeCensus } from "./block-index.ts";
 import { tally } from "./index-census.ts";
 import { readHolders } from "./redis-holders.ts";
-import { KEY_DIGITS, type RedisKeys } from "./redis-keys.ts";
+import { partsOfBlock, type RedisKeys } from "./redis-keys.ts";
 
 export interface CensusDeps {
   readonly connection: RedisConnection;
@@ -48,10 +48,11 @@ export async function takeCensus({ connection, keys }: CensusDeps, maxKeys: numb
     cursor = next;
     examined += found.length;
     const blocks = found.flatMap((key) => {
-      const scope = scopes.get(key.slice(0, key.indexOf(".", key.indexOf("{")) + 1));
-      return scope !== undefined && /:[0-9a-f]+$/.test(key) && key.length - key.lastIndexOf(":") === KEY_DIGITS + 1 ? [{ key, scope }] : [];
+      const parts = partsOfBlock(key);
+      const scope = scopes.get(parts?.scopePrefix ?? "");
+      return parts === null || scope === undefined ? [] : [{ key, scope, seq: keys.seq(scope, parts.shard) }];
     });
-    const shards = [...new Set(blocks.map(({ key }) => seqKeyOf(key)))].filter((key) => !positions.has(key));
+    const shards = [...new Set(blocks.map(({ seq }) => seq))].filter((key) => !positions.has(key));
     const weighed = blocks.filter(() => met++ % WEIGHED_EVERY === 0);
     const replies = await read([
       ...shards.map((key) => ["hgetall", key] as const),
@@ -59,9 +60,9 @@ export async function takeCensus({ connection, keys }: CensusDeps, maxKeys: numb
       ...weighed.map(({ key }) => ["memory", "USAGE", key] as const),
     ]);
     for (const [i, key] of shards.entries()) positions.set(key, (replies[i] ?? {}) as Record<string, string>);
-    for (const [i, { key, scope }] of blocks.entries()) {
+    for (const [i, { scope, seq }] of blocks.entries()) {
       const counts = tallies.get(scope);
-      const holders = readHolders((replies[shards.length + i] ?? {}) as Record<string, string>, positions.get(seqKeyOf(key)) ?? {});
+      const holders = readHolders((replies[shards.length + i] ?? {}) as Record<string, string>, positions.get(seq) ?? {});
       if (counts === undefined || holders.length === 0) continue;
       counts.blocks += 1;
       for (const holder of holders) tally(counts.holders, holder);
@@ -93,9 +94,4 @@ function project({ blocks, holders, weighed, bytes }: ScopeTally, factor: number
     ),
     bytes: weighed === 0 ? (blocks === 0 ? 0 : null) : Math.round((bytes / weighed) * blocks * factor),
   };
-}
-
-/** The shard's `seq` beside a block. */
-function seqKeyOf(blockKey: string): string {
-  return `${blockKey.slice(0, -KEY_DIGITS)}seq`;
 }

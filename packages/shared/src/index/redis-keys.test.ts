@@ -12,6 +12,7 @@ import {
   parseEntry,
   parseHolderField,
   parsePosition,
+  partsOfBlock,
   scopeTag,
   shardOf,
 } from "./redis-keys.ts";
@@ -45,7 +46,8 @@ describe("names", () => {
     expect(blockKeyOf(keys.block(scope, 3, key))).toBe(key);
     expect(engineHashesOf(keys.engineHashes(endpoint, 7))).toEqual({ endpoint, incarnation: 7 });
     expect([keys.meta(endpoint), keys.engineHashes(endpoint, Number.NaN)].map(engineHashesOf)).toEqual([null, null]);
-    expect(keys.block(scope, 3, key).startsWith(keys.scopePrefix(scope))).toBe(true);
+    expect(partsOfBlock(keys.block(scope, 35, key))).toEqual({ scopePrefix: keys.scopePrefix(scope), shard: 35, key });
+    expect([keys.seq(scope, 3), keys.meta(endpoint), keys.block(scope, 3, "00" as BlockKey)].map(partsOfBlock)).toEqual([null, null, null]);
   });
 
   it("names the holder by endpoint, and by group where there are several", () => {

@@ -119,6 +119,13 @@ export function blockKeyOf(redisKey: string): BlockKey {
   return redisKey.slice(-KEY_DIGITS) as BlockKey;
 }
 
+/** What `block` was given for a Redis key it spelled, the scope as its `scopePrefix`; null for any other key. */
+export function partsOfBlock(redisKey: string): { readonly scopePrefix: string; readonly shard: number; readonly key: BlockKey } | null {
+  const match = /^(.+:\{[^{}.]+\.)([0-9a-z]+)\}:b:([0-9a-f]{16})$/.exec(redisKey);
+  if (match?.[1] === undefined || match[2] === undefined || match[3] === undefined) return null;
+  return { scopePrefix: match[1], shard: Number.parseInt(match[2], 36), key: match[3] as BlockKey };
+}
+
 /** Whose table of engine hashes a Redis key is, if `engineHashes` spelled it; null otherwise. */
 export function engineHashesOf(redisKey: string): { readonly endpoint: EndpointId; readonly incarnation: number } | null {
   const match = /:ep:\{(.+)\}:keys:(\d+)$/.exec(redisKey);

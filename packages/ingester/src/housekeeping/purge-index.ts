@@ -1,0 +1,88 @@
+import type { Clock } from "@kvatlas/shared/clock";
+import type { BlockIndex } from "@kvatlas/shared/index/block-index";
+import type { EndpointRegistry } from "@kvatlas/shared/registry/endpoint-registry";
+import type { HousekeepingRecords } from "@kvatlas/shared/registry/housekeeping-records";
+import type { ScopeId } from "@kvatlas/shared/types";
+import { createPace, type Pace } from "./pace.ts";
+import { afterSlice, dueWalk, fingerprint, sweepStateFromText } from "./sweep-state.ts";
+
+export interface PurgeDeps {
+  readonly registry: Pick<EndpointRegistry, "endpoints" | "scopes">;
+  readonly index: Pick<BlockIndex, "sweep">;
+  readonly records: Pick<HousekeepingRecords, "progress" | "saveProgress" | "sweepEngineHashes">;
+  readonly clock: Clock;
+  /** Called after every slice. */
+  readonly onSlice: (examined: number, dropped: number) => void;
+}
+
+export interface PurgeOptions {
+  readonly blocksPerSecond: number;
+  /** One run ends after this time; the next one goes on where it stood. */
+  readonly maxRunMs: number;
+}
+
+/** Blocks per slice: Redis is busy with one for about a millisecond. */
+const SLICE_BLOCKS = 500;
+
+const TASK_PREFIX = "sweep ";
+/** Not a scope: tables of engine hashes. */
+const ENGINE_HASHES = "sweep-engine-hashes";
+
+type Slice = (cursor: string) => Promise<{ readonly next: string | null; readonly examined: number; readonly dropped: number }>;
+
+/**
+ * Reclaims what dead incarnations and departed endpoints have left: walks every scope whose endpoints have changed since its last whole walk, a
+ * slice at a time, slowly. Where each walk stands is saved after every slice, so that a run that is killed anywhere is continued by whoever
+ * runs next. Twice the same slice does no harm, nor do two runs at once.
+ */
+export async function purgeIndex(deps: PurgeDeps, options: PurgeOptions, signal: AbortSignal): Promise<{ readonly isDone: boolean }> {
+  const { registry, index, records, clock } = deps;
+  const deadline = clock.monotonic() + options.maxRunMs;
+  const pace = createPace(clock, { perSecond: options.blocksPerSecond }, signal);
+  const [scopes, endpoints, progress] = await Promise.all([registry.scopes(), registry.endpoints(), records.progress()]);
+  for (const task of progress.keys()) {
+    if (task.startsWith(TASK_PREFIX) && !scopes.has(task.slice(TASK_PREFIX.length) as ScopeId)) await records.saveProgress(task, null);
+  }
+  const walks: { readonly task: string; readonly current: string; readonly slice: Slice }[] = [...scopes.keys()].map((scope) => ({
+    task: `${TASK_PREFIX}${scope}`,
+    current: fingerprint(endpoints.filter(({ meta }) => meta.scope === scope)),
+    slice: (cursor) => index.sweep(scope, cursor, SLICE_BLOCKS),
+  }));
+  if ([...scopes.values()].some(({ scheme }) => scheme.kind === "content")) {
+    walks.push({
+      task: ENGINE_HASHES,
+      current: fingerprint(endpoints),
+      slice: (cursor) => records.sweepEngineHashes(cursor, SLICE_BLOCKS),
+    });
+  }
+  for (const { task, current, slice } of walks) {
+    if (!(await finish(deps, pace, task, progress.get(task), current, slice, deadline))) return { isDone: false };
+  }
+  return { isDone: true };
+}
+
+/** False when the time was up first. */
+async function finish(
+  { records, clock, onSlice }: PurgeDeps,
+  pace: Pace,
+  task: string,
+  saved: string | undefined,
+  current: string,
+  slice: Slice,
+  deadline: number,
+): Promise<boolean> {
+  let state = sweepStateFromText(saved);
+  for (let walk = dueWalk(state, current); walk !== null; walk = dueWalk(state, current)) {
+    if (clock.monotonic() >= deadline) return false;
+    const { of, cursor } = walk;
+    // An empty page has cost as much as a full one.
+    const { next, examined, dropped } = await pace.step(
+      () => slice(cursor),
+      () => SLICE_BLOCKS,
+    );
+    onSlice(examined, dropped);
+    state = afterSlice(state, { of }, next);
+    await records.saveProgress(task, JSON.stringify(state));
+  }
+  return true;
+}

@@ -1,0 +1,51 @@
+import { createHash } from "node:crypto";
+import type { EndpointRecord } from "@kvatlas/shared/registry/endpoint-registry";
+
+/** How far a walk over everything that may hold dead entries has come. */
+export interface SweepState {
+  /** What the last whole walk has left nothing dead of; null before the first. */
+  readonly done: string | null;
+  /** What the walk under way began with, and where it goes on; null between walks. */
+  readonly walk: { readonly of: string; readonly cursor: string } | null;
+}
+
+export const neverSwept: SweepState = { done: null, walk: null };
+
+/** What cannot be read counts as never swept: the walk begins anew, which does no harm. */
+export function sweepStateFromText(text: string | undefined): SweepState {
+  try {
+    const value = JSON.parse(text ?? "null") as {
+      readonly done?: unknown;
+      readonly walk?: { readonly of?: unknown; readonly cursor?: unknown };
+    } | null;
+    const { done, walk } = value ?? {};
+    return {
+      done: typeof done === "string" ? done : null,
+      walk: typeof walk?.of === "string" && typeof walk.cursor === "string" ? { of: walk.of, cursor: walk.cursor } : null,
+    };
+  } catch {
+    return neverSwept;
+  }
+}
+
+/**
+ * What dead entries come from: while the endpoints and their incarnations stay the same as at the beginning of the last whole walk, there are none.
+ * Short, because it is saved with every slice.
+ */
+export function fingerprint(records: readonly EndpointRecord[]): string {
+  const text = records
+    .map((record) => `${record.id}=${record.state.incarnation}`)
+    .sort()
+    .join(" ");
+  return createHash("sha256").update(text).digest("hex").slice(0, 16);
+}
+
+/** The walk to go on with, or to begin; null when nothing can be dead. */
+export function dueWalk(state: SweepState, current: string): { readonly of: string; readonly cursor: string } | null {
+  return state.walk ?? (state.done === current ? null : { of: current, cursor: "0" });
+}
+
+/** After a slice of `walk` that ended at `next`. */
+export function afterSlice(state: SweepState, walk: { readonly of: string }, next: string | null): SweepState {
+  return next === null ? { done: walk.of, walk: null } : { done: state.done, walk: { of: walk.of, cursor: next } };
+}
