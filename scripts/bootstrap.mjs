@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 /*
- * What every npm script runs: `node scripts/bootstrap.mjs <kvatlas|test|bench|check|docs> [args]`.
+ * What every npm script runs: `node scripts/bootstrap.mjs <kvatlas|test|bench|faults|check|docs> [args]`.
  * Needs Node and npm only: installs the pinned pnpm's choice of dependencies when they are missing or the lockfile has changed,
  * then runs the task from the TypeScript sources with the same arguments, streams, signals and exit code.
  * Everything it has to say goes to stderr; stdout belongs to the task.
@@ -166,6 +166,7 @@ const tasks = {
   kvatlas: (args) => runSource("packages/cli/src/main.ts", args, process.env.INIT_CWD ?? process.cwd()),
   test: (args) => runTool("vitest/vitest.mjs", ["run", ...args]),
   bench: (args) => runSource("test/bench/main.ts", args),
+  faults: (args) => runSource("test/faults/main.ts", args),
   docs: (args) => runSource("scripts/generate-docs.ts", args),
   check: async () => {
     const lint = await runTool("@biomejs/biome/bin/biome", ["check", "."]);

@@ -23,6 +23,8 @@ export interface RedisServerOptions {
   readonly args?: readonly string[];
   /** Pins the server to these cores through `taskset`, e.g. "0"; for benches. */
   readonly cores?: string;
+  /** Where its files are; kept when it stops, and a `dump.rdb` in it is loaded at the start. @defaultValue a folder of its own, removed with it */
+  readonly folder?: string;
 }
 
 /** Full path of the first of these programs on PATH, or null. */
@@ -58,7 +60,10 @@ export async function startRedisServer(options: RedisServerOptions = {}): Promis
   const program = await findProgram("redis-server", "valkey-server");
   if (program === null) throw new Error("This test starts a Redis of its own: put redis-server or valkey-server (7 or later) on PATH.");
   const port = options.port ?? (await freePort());
-  const folder = await mkdtemp(join(tmpdir(), "kvatlas-redis-"));
+  const folder = options.folder ?? (await mkdtemp(join(tmpdir(), "kvatlas-redis-")));
+  const discardFolder = async (): Promise<void> => {
+    if (options.folder === undefined) await rm(folder, { recursive: true, force: true });
+  };
   const args = [
     "--port",
     String(port),
@@ -83,7 +88,7 @@ export async function startRedisServer(options: RedisServerOptions = {}): Promis
   } catch (error) {
     child.kill("SIGKILL");
     process.off("exit", onExit);
-    await rm(folder, { recursive: true, force: true });
+    await discardFolder();
     throw error;
   }
   const pid = child.pid ?? 0;
@@ -97,7 +102,7 @@ export async function startRedisServer(options: RedisServerOptions = {}): Promis
       child.kill("SIGKILL");
       await gone;
       process.off("exit", onExit);
-      await rm(folder, { recursive: true, force: true });
+      await discardFolder();
     },
   };
 }
