@@ -29,6 +29,8 @@ export interface EngineClient {
   metrics(address: string, signal: AbortSignal): Promise<EngineMetrics>;
   /** Null when the server does not let us (API key) or has no such route. */
   models(address: string, signal: AbortSignal): Promise<EngineModels | null>;
+  /** Null when the server does not tell: the route needs vLLM's development mode. */
+  isSleeping(address: string, signal: AbortSignal): Promise<boolean | null>;
   /** By rank, with `*` replaced by the replica's host; empty before vLLM 0.31. */
   eventSources(address: string, signal: AbortSignal): Promise<ReadonlyMap<number, EventSource>>;
   /** What a replica shows of its own cache; engines do not, simulators do. */
@@ -73,6 +75,11 @@ export function createEngineClient(dispatcher: Dispatcher): EngineClient {
     models: async (address, signal) => {
       const { status, text } = await get(address, "/v1/models", maxJsonBytes, signal);
       return status === 200 ? readModels(json(address, "/v1/models", text)) : null;
+    },
+    isSleeping: async (address, signal) => {
+      const { status, text } = await get(address, "/is_sleeping", maxJsonBytes, signal);
+      const body = status === 200 ? json(address, "/is_sleeping", text) : null;
+      return isRecord(body) && typeof body.is_sleeping === "boolean" ? body.is_sleeping : null;
     },
     eventSources: async (address, signal) => {
       const { status, text } = await get(address, "/kv_event_sources", maxJsonBytes, signal);

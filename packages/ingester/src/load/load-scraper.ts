@@ -5,18 +5,29 @@ import type { EndpointId } from "@kvatlas/shared/types";
 import type { IngesterMetrics } from "../metrics.ts";
 import { orAborted } from "../pipeline/store-retry.ts";
 import type { EngineClient, EngineModels } from "./engine-client.ts";
-import type { EngineMetrics } from "./engine-metrics.ts";
+import { type EngineMetrics, metricsOfRank, type SleepState } from "./engine-metrics.ts";
 
 /** What one look at a replica has shown. */
 export interface ReplicaObservation {
   /** Monotonic ms when the look began: what it shows is not older. */
   readonly startedAt: number;
-  /** The server answers its health check. */
+  /** The server answers its health check with 200. */
   readonly healthy: boolean;
+  /** It answers at all. */
+  readonly reachable: boolean;
   /** Null when `/metrics` did not answer. */
   readonly metrics: EngineMetrics | null;
+  /** Answer of `/is_sleeping`, asked where `/metrics` does not say; null when that does not say either (it needs vLLM's development mode). */
+  readonly isSleeping: boolean | null;
   /** Null when `/v1/models` was not asked this time, or did not answer. */
   readonly models: EngineModels | null;
+}
+
+/** Null when nothing tells. Where only `/is_sleeping` does, which names no level, the cache is taken for gone. */
+export function sleepStateOf(observation: ReplicaObservation, rank: number): SleepState | null {
+  const told = metricsOfRank(observation.metrics, rank)?.sleep ?? null;
+  if (told !== null || observation.isSleeping === null) return told;
+  return observation.isSleeping ? "discarded" : "awake";
 }
 
 export interface ScrapeTarget {
@@ -48,6 +59,8 @@ interface Replica {
   readonly targets: Map<EndpointId, ScrapeTarget>;
   busy: boolean;
   modelsReadAt: number;
+  /** `/is_sleeping` is asked from then on, monotonic ms. */
+  sleepDueAt: number;
 }
 
 /**
@@ -75,7 +88,7 @@ export class LoadScraper {
   add(target: ScrapeTarget): void {
     let replica = this.#replicas.get(target.address);
     if (replica === undefined) {
-      replica = { targets: new Map(), busy: false, modelsReadAt: Number.NEGATIVE_INFINITY };
+      replica = { targets: new Map(), busy: false, modelsReadAt: Number.NEGATIVE_INFINITY, sleepDueAt: 0 };
       this.#replicas.set(target.address, replica);
     }
     replica.targets.set(target.endpoint, target);
@@ -126,17 +139,21 @@ export class LoadScraper {
     // Asked again at the next look when the replica was not up yet.
     if (wantsModels && models.status === "fulfilled" && healthy) replica.modelsReadAt = startedAt;
     this.#deps.metrics.scrapes.inc({ outcome: healthy ? (metrics.status === "fulfilled" ? "ok" : "no metrics") : "unhealthy" });
+    const page = metrics.status === "fulfilled" ? metrics.value : null;
     const observation: ReplicaObservation = {
       startedAt,
       healthy,
-      metrics: metrics.status === "fulfilled" ? metrics.value : null,
+      reachable: health.status === "fulfilled" || page !== null,
+      metrics: page,
+      isSleeping: healthy ? await this.#isSleeping(address, replica, page, signal) : null,
       models: models.status === "fulfilled" ? models.value : null,
     };
     const loads = new Map<EndpointId, EndpointLoad>();
     for (const target of replica.targets.values()) {
       target.onObservation(observation);
-      const numbers = observation.metrics?.ranks.get(target.rank);
-      if (numbers !== undefined) loads.set(target.endpoint, { ...numbers, at: clock.now() });
+      const numbers = metricsOfRank(observation.metrics, target.rank);
+      const sleep = sleepStateOf(observation, target.rank);
+      if (numbers !== null) loads.set(target.endpoint, { ...numbers.load, sleeping: sleep !== null && sleep !== "awake", at: clock.now() });
     }
     if (loads.size === 0) return;
     try {
@@ -144,5 +161,16 @@ export class LoadScraper {
     } catch (error) {
       this.#deps.logger.debug({ err: error, address }, "load could not be written; the next look tries again");
     }
+  }
+
+  async #isSleeping(address: string, replica: Replica, page: EngineMetrics | null, signal: AbortSignal): Promise<boolean | null> {
+    const { engine, clock } = this.#deps;
+    const ranks = [...(page?.ranks.values() ?? [])];
+    const isTold = ranks.length > 0 && ranks.every((numbers) => numbers.sleep !== null);
+    if (isTold || clock.monotonic() < replica.sleepDueAt) return null;
+    const answer = await engine.isSleeping(address, signal).catch(() => null);
+    // A server without the route gets it at its next start at the earliest.
+    if (answer === null) replica.sleepDueAt = clock.monotonic() + modelsEveryMs;
+    return answer;
   }
 }

@@ -2,6 +2,7 @@ import type { ExtrasForm } from "@kvatlas/shared/hashing/key-scheme";
 import type { EndpointMeta } from "@kvatlas/shared/registry/endpoint-registry";
 import type { CacheGroup, ScopeId } from "@kvatlas/shared/types";
 import type { ReplicaTarget } from "../discovery/replica-target.ts";
+import { type Health, HealthWatch } from "../load/health-watch.ts";
 import type { ReplicaObservation } from "../load/load-scraper.ts";
 
 /** Things an operator should know about an endpoint; the names are what `doctor` and dashboards show. */
@@ -11,17 +12,21 @@ export type FindingName =
   | "hash-scheme"
   | "prefix-caching"
   | "events-lost"
+  | "health"
   | "replay"
   | "no-events"
   | "key-mismatch"
   | "undecodable-events";
 
+/** A replica that is slow to answer once or twice is not ready for so long, and nobody needs to look at it. */
+const healthGraceMs = 5_000;
 /** Longer lists of models are cut in messages. */
 const maxNamesInMessage = 5;
 
 /** What is known of one endpoint, from the record of a former owner, its events and its HTTP server; tells what has changed since last described. */
 export class EndpointProfile {
   readonly #target: ReplicaTarget;
+  readonly #health: HealthWatch;
   readonly #described = new Map<string, string>();
   readonly #findings = new Map<FindingName, string>();
   #loras: Readonly<Record<string, string>>;
@@ -34,8 +39,9 @@ export class EndpointProfile {
   processStartSeconds: number | null;
   lastBatch: EndpointMeta["lastBatch"];
 
-  constructor(target: ReplicaTarget, stored: EndpointMeta | null) {
+  constructor(target: ReplicaTarget, stored: EndpointMeta | null, options: { readonly hungAfterMs: number }) {
     this.#target = target;
+    this.#health = new HealthWatch(target.rank, options);
     this.scope = stored?.scope ?? null;
     this.extrasForm = stored?.extrasForm ?? null;
     this.lookaheadTokens = stored?.lookaheadTokens ?? 0;
@@ -64,7 +70,9 @@ export class EndpointProfile {
   }
 
   observe(observation: ReplicaObservation): void {
-    this.#ready = observation.healthy;
+    const health = this.#health.see(observation);
+    this.#ready = health.kind === "ok";
+    this.find("health", this.#sentenceOf(health));
     const { metrics, models } = observation;
     if (metrics !== null) {
       this.#algorithmHint = metrics.hashAlgorithm ?? this.#algorithmHint;
@@ -84,6 +92,18 @@ export class EndpointProfile {
       "model",
       served || models.names.length === 0 ? null : `The pool's model is ${model}, the replica serves ${names}. Correct one of the two.`,
     );
+  }
+
+  #sentenceOf(health: Health): string | null {
+    const { address } = this.#target;
+    if (health.kind === "ok") return null;
+    if (health.kind === "hung") {
+      return `The engine has requests and gets nothing done although http://${address}/health is fine: it hangs. Restart it; requests go to others.`;
+    }
+    if (health.forMs < healthGraceMs) return null;
+    return health.kind === "unreachable"
+      ? `Nothing answers at http://${address}. Is the replica up, and the address right?`
+      : `http://${address}/health does not answer 200: the engine is starting, or dead.`;
   }
 
   /** Fields that differ from what was last described; all of them the first time. `commit` once they are written. */

@@ -4,7 +4,7 @@ import type { BlockIndex } from "@kvatlas/shared/index/block-index";
 import type { Logger } from "@kvatlas/shared/logger";
 import type { EndpointMeta, EndpointRegistry, Lease } from "@kvatlas/shared/registry/endpoint-registry";
 import type { ReplicaTarget } from "../discovery/replica-target.ts";
-import type { ReplicaObservation } from "../load/load-scraper.ts";
+import { type ReplicaObservation, sleepStateOf } from "../load/load-scraper.ts";
 import type { GapCause, IngesterMetrics, LostCause } from "../metrics.ts";
 import type { EngineFrame } from "../subscriber/frame.ts";
 import type { FrameQueue, QueuedFrame } from "../subscriber/frame-queue.ts";
@@ -31,6 +31,8 @@ export interface EndpointSessionOptions {
   readonly maxBatchOps: number;
   readonly maxQueuedBytes: number;
   readonly replayTimeoutMs: number;
+  /** An engine that has requests and gets nothing done for this long counts as hung. */
+  readonly hungAfterMs: number;
 }
 
 /** What one ingester owns of one endpoint. */
@@ -75,8 +77,10 @@ export class EndpointSession {
   #catchUpDue: GapCause | null = null;
   #restartDue: string | null = null;
   #rebuildDue = false;
-  #isAsleep = false;
-  #purgeDue = false;
+  /** Monotonic ms at which the engine was seen with its cache thrown away: what was received before is to be forgotten. */
+  #emptyAt: number | null = null;
+  /** Monotonic ms at which the batch last taken in was received. */
+  #takenAt = Number.NEGATIVE_INFINITY;
   /** Monotonic ms since which the publisher is not connected; null while it is, and where it is not for us to connect. */
   #disconnectedSince: number | null;
 
@@ -85,7 +89,7 @@ export class EndpointSession {
     this.#options = options;
     this.#owned = owned;
     this.#logger = deps.logger.child({ endpoint: owned.target.endpoint });
-    this.#profile = new EndpointProfile(owned.target, owned.stored);
+    this.#profile = new EndpointProfile(owned.target, owned.stored, options);
     this.#disconnectedSince = owned.target.events === null ? null : deps.clock.monotonic();
     this.#processStart = new ProcessStartWatch(deps.clock, owned.stored?.processStartSeconds ?? null);
     this.#applier = new EventApplier(
@@ -149,13 +153,13 @@ export class EndpointSession {
       this.#wakeUp.notify();
     }
     this.#profile.processStartSeconds = this.#processStart.known;
-    // An engine that falls asleep throws its cache away, and says so in its events only when it has work again.
-    const isAsleep = observation.metrics?.ranks.get(this.target.rank)?.sleeping ?? this.#isAsleep;
-    if (isAsleep && !this.#isAsleep) {
-      this.#purgeDue = true;
+    // An engine that falls asleep throws its cache away, and says so in its events only when it has work again. Batches of before may
+    // come in after the first look, so every look at a sleeping engine counts.
+    const isEmpty = sleepStateOf(observation, this.target.rank) === "discarded";
+    if (isEmpty && this.#opened && !this.#applier.isPristine && this.#takenAt < observation.startedAt) {
+      this.#emptyAt = observation.startedAt;
       this.#wakeUp.notify();
     }
-    this.#isAsleep = isAsleep;
   }
 
   /** What the index has of the endpoint is wrong: it is built anew, from what can be replayed. */
@@ -265,17 +269,23 @@ export class EndpointSession {
       this.#isCaughtUp = true;
     } else if (queue.length > 0) {
       const frame = queue.shift();
-      if (frame !== undefined) await this.#takeLive(frame);
-    } else if (this.#purgeDue) {
-      // What it has published before is in by now.
-      this.#purgeDue = false;
-      await this.#applier.beginIncarnation(this.#position.applied + 1, "asleep");
+      if (frame === undefined) return;
+      // What came after the look may be of an engine that has woken up.
+      if (this.#emptyAt !== null && frame.receivedAt > this.#emptyAt) await this.#forgetAsleep();
+      await this.#takeLive(frame);
+    } else if (this.#emptyAt !== null) {
+      await this.#forgetAsleep();
     } else if (queue.takeOverflow()) {
       this.#logger.warn({ droppedFrames: queue.dropped }, "more events came in than could be written; the dropped ones are replayed");
       this.#catchUpDue = "overflow";
     } else {
       await this.#idle();
     }
+  }
+
+  async #forgetAsleep(): Promise<void> {
+    this.#emptyAt = null;
+    if (!this.#applier.isPristine) await this.#applier.beginIncarnation(this.#position.applied + 1, "asleep");
   }
 
   async #idle(): Promise<void> {
@@ -322,6 +332,7 @@ export class EndpointSession {
 
   #take(frame: EngineFrame, receivedAt: number | null): Promise<void> | undefined {
     this.#position.applied = frame.seq;
+    this.#takenAt = receivedAt ?? this.#deps.clock.monotonic();
     const taken = this.#applier.take(frame.seq, frame.payload, receivedAt);
     this.#position.mark = this.#applier.lastTaken;
     return taken;

@@ -84,7 +84,7 @@ pools:
         - KVATLAS_ROUTER_LOOKUP (router.lookup): got "fast", expected probe or exact.
         - router.maxAttempts: got 2.5, expected whole number from 1 to 5.
         - router.lisen: unknown key. Did you mean "listen"?
-        - ingester: got 5, expected map of admin, bind, bindHttpPort, bindReplayPort, instanceId, leaseTtlMs, heartbeatMs, scrapeIntervalMs, flushIntervalMs, maxBatchOps, maxQueuedBytes, replayTimeoutMs.
+        - ingester: got 5, expected map of admin, bind, bindHttpPort, bindReplayPort, instanceId, leaseTtlMs, heartbeatMs, scrapeIntervalMs, hungAfterMs, flushIntervalMs, maxBatchOps, maxQueuedBytes, replayTimeoutMs.
         - log: got a list of 1, expected map of level.
         - rooter: unknown key. Did you mean "router"?"
     `);

@@ -171,6 +171,11 @@ export const ingesterSchema = z.strictObject({
   leaseTtlMs: positiveMs.default(3_000).describe("How long an endpoint stays with a silent ingester."),
   heartbeatMs: positiveMs.default(1_000).describe("Beat of instances, leases and endpoints."),
   scrapeIntervalMs: positiveMs.default(500).describe("How often /metrics and /health of each endpoint are read."),
+  hungAfterMs: positiveMs
+    .default(20_000)
+    .describe(
+      "An engine that has requests and gets nothing done for this long, while its health check is fine, counts as hung: not ready.",
+    ),
   flushIntervalMs: z.int().min(0).default(2).describe("How long small batches of one endpoint wait for more."),
   maxBatchOps: z.int().min(1).max(5_000).default(500).describe("Block operations per script call."),
   maxQueuedBytes: z
