@@ -8,19 +8,20 @@ import { configOption, readConfig } from "../config-file.ts";
 import type { Inspection } from "../inspect/inspection.ts";
 import { type InspectSource, withSource } from "../inspect/source.ts";
 
-const kinds = ["endpoints", "block", "prompt", "stats"] as const;
+const kinds = ["endpoints", "block", "prompt", "stats", "diff"] as const;
 
 export const inspectCommand: Command = {
   name: "inspect",
-  summary: "shows endpoints, blocks, prompts and counts of the index in Redis",
-  usage: "inspect endpoints | block <key> | prompt <text> | stats   [--config FILE] [--json]",
+  summary: "shows endpoints, blocks, prompts and counts of the index in Redis, and whether it is right",
+  usage: "inspect endpoints | block <key> | prompt <text> | stats | diff   [--config FILE] [--json]",
   description: [
     "Reads only. Also prints the redis-cli command that shows the same.",
     "",
     "  endpoints      every endpoint with its owner, incarnation, readiness, load and findings",
     "  block <key>    who holds one block; keys as `inspect prompt --json` lists them",
     "  prompt <text>  who holds how much of a prompt's prefix; - reads the text from stdin",
-    "  stats          instances, scopes, endpoints per scope",
+    "  stats          instances, scopes, blocks and bytes, entries and progress of every endpoint, the last audit",
+    "  diff           the index against what the replicas hold, where they show it (simulators); exit code 1 when they differ",
   ].join("\n"),
   examples: [
     "KVATLAS_REDIS_URL=redis://localhost:6379 kvatlas inspect endpoints",
@@ -34,15 +35,15 @@ export const inspectCommand: Command = {
     pool: { type: "string", value: "NAME", description: "prompt: pool whose tokenizer and model apply; not needed when there is one." },
     body: { type: "boolean", description: "prompt: the text is the body of an OpenAI request, not a user message." },
   },
-  positionals: { name: "what to show (endpoints, block <key>, prompt <text> or stats)", min: 1, max: 2 },
+  positionals: { name: "what to show (endpoints, block <key>, prompt <text>, stats or diff)", min: 1, max: 2 },
   run: async (context) => {
     const inspect = await chooseInspection(context);
     const { config } = await readConfig(context);
     const logger = createLogger({ service: "inspect", level: "warn", fileDescriptor: 2 });
-    const { json, text, redisCli } = await withSource(config, logger, (source) => inspect(source, config));
+    const { json, text, redisCli, isWrong } = await withSource(config, logger, (source) => inspect(source, config));
     if (context.args.flag("json")) context.stdout.write(`${JSON.stringify({ ...json, redisCli }, null, 2)}\n`);
     else context.stdout.write(`${text}${redisCli.map((line) => `\n$ ${line}`).join("")}\n`);
-    return 0;
+    return isWrong === true ? 1 : 0;
   },
 };
 
@@ -50,13 +51,15 @@ type Inspect = (source: InspectSource, config: KvatlasConfig) => Promise<Inspect
 
 async function chooseInspection(context: CommandContext): Promise<Inspect> {
   const [kind = "", subject] = context.args.positionals;
-  if (subject !== undefined && (kind === "endpoints" || kind === "stats"))
+  if (subject !== undefined && (kind === "endpoints" || kind === "stats" || kind === "diff"))
     throw usageError(`"inspect ${kind}" takes no argument, got "${subject}".`);
   switch (kind) {
     case "endpoints":
       return (await import("../inspect/endpoints.ts")).inspectEndpoints;
     case "stats":
       return (await import("../inspect/stats.ts")).inspectStats;
+    case "diff":
+      return (await import("../inspect/diff.ts")).inspectDiff;
     case "block": {
       if (subject === undefined) throw usageError('"inspect block" needs a block key: 16 hex digits.');
       const { inspectBlock } = await import("../inspect/block.ts");

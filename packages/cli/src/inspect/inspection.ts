@@ -5,4 +5,6 @@ export interface Inspection {
   readonly text: string;
   /** Command lines that show the same. */
   readonly redisCli: readonly string[];
+  /** The answer is no: exit code 1. @defaultValue false */
+  readonly isWrong?: boolean;
 }

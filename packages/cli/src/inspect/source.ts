@@ -11,6 +11,7 @@ import { requireRedis } from "../services.ts";
 export interface InspectSource {
   readonly index: Backend["index"];
   readonly registry: Backend["registry"];
+  readonly housekeeping: Backend["housekeeping"];
   readonly config: KvatlasConfig;
   readonly keys: RedisKeys;
   /** The command line that shows the same with redis-cli. */
@@ -39,6 +40,7 @@ export async function withSource<T>(config: KvatlasConfig, logger: Logger, read:
     return await read({
       index: backend.index,
       registry: backend.registry,
+      housekeeping: backend.housekeeping,
       config,
       keys: createRedisKeys(config.redis.keyPrefix),
       redisCli: (...args) => redisCliLine(config.redis, ...args),

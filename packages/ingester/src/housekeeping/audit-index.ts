@@ -6,7 +6,7 @@ import type { Logger } from "@kvatlas/shared/logger";
 import type { EndpointRecord, EndpointRegistry } from "@kvatlas/shared/registry/endpoint-registry";
 import type { HousekeepingRecords } from "@kvatlas/shared/registry/housekeeping-records";
 import type { BlockKey, EndpointId, ScopeId } from "@kvatlas/shared/types";
-import type { AuditReport, FindingKind } from "./audit-report.ts";
+import { AUDIT_TASK, type AuditReport, type FindingKind } from "./audit-report.ts";
 import { createPace, type Pace } from "./pace.ts";
 
 export interface AuditDeps {
@@ -27,7 +27,6 @@ export interface AuditOptions {
   readonly blocksPerSecond: number;
 }
 
-export const AUDIT_TASK = "audit";
 const CURSOR_PREFIX = "audit ";
 const SLICE_BLOCKS = 200;
 const MAX_CENSUS_KEYS = 200_000;

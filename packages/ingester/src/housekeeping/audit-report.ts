@@ -1,3 +1,6 @@
+/** Under which `HousekeepingRecords` keep the last report. */
+export const AUDIT_TASK = "audit";
+
 /** What an audit can find. */
 export const findingKinds = ["stray", "incarnation", "phantom", "lost", "copies"] as const;
 
