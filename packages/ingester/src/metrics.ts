@@ -2,9 +2,9 @@ import { buckets } from "@kvatlas/shared/metrics";
 import { Counter, Gauge, Histogram, type Registry } from "prom-client";
 
 /** Why events were lost or had to be fetched again. */
-export type GapCause = "live" | "overflow" | "reconnect" | "behind" | "takeover" | "audit";
+export type GapCause = "live" | "overflow" | "reconnect" | "behind" | "takeover" | "audit" | "quiet";
 export type LostCause = "no replay" | "replay silent" | "rolled";
-export type ResetCause = "gap" | "restart" | "cleared" | "audit" | "asleep";
+export type ResetCause = "gap" | "restart" | "cleared" | "audit" | "asleep" | "recovered";
 
 /**
  * Metrics of one ingester, in a registry of its own. Label values are bounded: causes and kinds are closed lists, and `endpoint` series are
@@ -22,6 +22,12 @@ export function createIngesterMetrics(registry: Registry) {
     lagSeconds: new Gauge({
       name: "kvatlas_ingester_lag_seconds",
       help: "Age of the newest batch in the index when it was written, by the engine's clock.",
+      labelNames: ["endpoint"],
+      registers,
+    }),
+    keyMatchRatio: new Gauge({
+      name: "kvatlas_ingester_key_match_ratio",
+      help: "Of the endpoint's stored blocks that were recomputed lately, the share whose key came out as the engine's.",
       labelNames: ["endpoint"],
       registers,
     }),

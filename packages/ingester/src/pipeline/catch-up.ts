@@ -49,10 +49,12 @@ export async function catchUp(
   cause: GapCause,
 ): Promise<CatchUpResult> {
   const { metrics, logger } = deps;
-  if (cause !== "live") metrics.gaps.inc({ cause });
+  // A look at a quiet stream is no gap until it has found one.
+  if (cause !== "live" && cause !== "quiet") metrics.gaps.inc({ cause });
   const mark = position.comparable;
   const from = mark?.seq ?? position.applied + 1;
   let isOtherRun = false;
+  let hasMissed = false;
   const outcome = await replay(
     {
       onFrame: async (frame) => {
@@ -61,6 +63,7 @@ export async function catchUp(
           return isOtherRun ? "stop" : "continue";
         }
         metrics.replayed.inc();
+        hasMissed = true;
         await handlers.take(frame);
         return handlers.isInterrupted() ? "stop" : "continue";
       },
@@ -77,9 +80,34 @@ export async function catchUp(
     { ...options, maxAttempts: maxReplayAttempts },
   );
   metrics.replays.inc({ outcome: outcome.kind });
+  if (cause === "quiet" && hasMissed) metrics.gaps.inc({ cause });
   logger.debug({ cause, from, ...outcome }, "replay ended");
   if (isOtherRun) return { outcome: outcome.kind, otherRun: "a replayed batch is not the one that was applied" };
   // A publisher keeps its last batches: when it has nothing from the mark on, it has not come that far (again).
   const hasNothing = outcome.kind === "complete" && mark !== null && outcome.frames === 0;
   return { outcome: outcome.kind, otherRun: hasNothing ? "it has not published so many batches yet" : null };
+}
+
+/** Number of the oldest batch from `seq` on that the publisher still has; null when there is none. */
+export async function oldestFrom(
+  deps: Pick<CatchUpDeps, "logger">,
+  options: CatchUpOptions,
+  address: string,
+  seq: number,
+): Promise<number | null | "unanswered"> {
+  let oldest: number | null = null;
+  const outcome = await replay(
+    {
+      onFrame: async (frame) => {
+        oldest = frame.seq;
+        return "stop";
+      },
+      onHole: async () => "accept",
+    },
+    deps,
+    address,
+    seq,
+    { ...options, maxAttempts: 1 },
+  );
+  return outcome.kind === "complete" || oldest !== null ? oldest : "unanswered";
 }

@@ -4,15 +4,17 @@ import type { BlockIndex } from "@kvatlas/shared/index/block-index";
 import type { Logger } from "@kvatlas/shared/logger";
 import type { EndpointMeta, EndpointRegistry, Lease } from "@kvatlas/shared/registry/endpoint-registry";
 import type { ReplicaTarget } from "../discovery/replica-target.ts";
+import { metricsOfRank } from "../load/engine-metrics.ts";
 import { type ReplicaObservation, sleepStateOf } from "../load/load-scraper.ts";
 import type { GapCause, IngesterMetrics, LostCause } from "../metrics.ts";
 import type { EngineFrame } from "../subscriber/frame.ts";
 import type { FrameQueue, QueuedFrame } from "../subscriber/frame-queue.ts";
 import type { ReplayOutcome } from "../subscriber/replay-client.ts";
-import { catchUp } from "./catch-up.ts";
-import { EndpointProfile } from "./endpoint-profile.ts";
+import { type CatchUpOptions, catchUp, oldestFrom } from "./catch-up.ts";
+import { EndpointProfile, type FindingName } from "./endpoint-profile.ts";
 import { EventApplier } from "./event-applier.ts";
 import { ProcessStartWatch } from "./process-start-watch.ts";
+import { ReplayAgenda } from "./replay-agenda.ts";
 import { StreamPosition } from "./stream-position.ts";
 import { WakeUp } from "./wake-up.ts";
 
@@ -49,6 +51,8 @@ export type SessionEnd = "closed" | "lost" | "failed";
 
 /** A publisher that is not connected for longer is worth a finding. */
 const connectGraceMs = 5_000;
+/** Prompts of so many tokens leave full blocks behind, whatever the block size. */
+const silentAfterPromptTokens = 16_384;
 /** Batches that are decoded and held until the key scheme is known take several times the memory of their payloads. */
 const heldShareOfQueue = 1 / 8;
 
@@ -67,6 +71,7 @@ export class EndpointSession {
   readonly #applier: EventApplier;
   readonly #processStart: ProcessStartWatch;
   readonly #position = new StreamPosition();
+  readonly #agenda: ReplayAgenda;
   readonly #wakeUp = new WakeUp();
   readonly #abort = new AbortController();
   #running: Promise<SessionEnd> | null = null;
@@ -83,6 +88,9 @@ export class EndpointSession {
   #takenAt = Number.NEGATIVE_INFINITY;
   /** Monotonic ms since which the publisher is not connected; null while it is, and where it is not for us to connect. */
   #disconnectedSince: number | null;
+  /** Where the publisher is dialled; null: nowhere yet, or it dials us. */
+  #source: string | null;
+  #promptTokens: number | null = null;
 
   constructor(deps: EndpointSessionDeps, options: EndpointSessionOptions, owned: OwnedEndpoint) {
     this.#deps = deps;
@@ -90,7 +98,9 @@ export class EndpointSession {
     this.#owned = owned;
     this.#logger = deps.logger.child({ endpoint: owned.target.endpoint });
     this.#profile = new EndpointProfile(owned.target, owned.stored, options);
-    this.#disconnectedSince = owned.target.events === null ? null : deps.clock.monotonic();
+    this.#source = owned.target.events;
+    this.#disconnectedSince = owned.target.events === null && !owned.target.seeksEvents ? null : deps.clock.monotonic();
+    this.#agenda = new ReplayAgenda(deps.clock);
     this.#processStart = new ProcessStartWatch(deps.clock, owned.stored?.processStartSeconds ?? null);
     this.#applier = new EventApplier(
       { ...deps, logger: this.#logger, profile: this.#profile },
@@ -141,12 +151,24 @@ export class EndpointSession {
     this.#wakeUp.notify();
   }
 
+  /** The replica has said where it publishes (null: it does not say), and is dialled there. */
+  found(source: string | null): void {
+    if (source !== this.#source) this.#disconnectedSince ??= this.#deps.clock.monotonic();
+    this.#source = source;
+  }
+
+  /** Records or, with null, withdraws something that an operator should know. */
+  find(name: FindingName, message: string | null): void {
+    this.#profile.find(name, message);
+  }
+
   disconnected(): void {
     this.#disconnectedSince ??= this.#deps.clock.monotonic();
   }
 
   observe(observation: ReplicaObservation): void {
     this.#profile.observe(observation);
+    this.#promptTokens = metricsOfRank(observation.metrics, this.target.rank)?.promptTokens ?? this.#promptTokens;
     const seen = observation.metrics?.processStartSeconds ?? null;
     if (this.#processStart.sees(seen, observation.startedAt)) {
       this.#restartDue = "its process start time has changed";
@@ -175,7 +197,7 @@ export class EndpointSession {
     metrics.lagBatches.set(endpoint, Math.max(0, this.#position.live - this.#applier.watermark));
     metrics.queueBytes.set(endpoint, this.#owned.queue.bytes);
     if (!this.#opened || this.#closing) return;
-    this.#reportConnection();
+    this.#profile.find("no-events", this.#silence());
     this.#applier.noteProgress();
     try {
       await this.#applier.describe();
@@ -185,11 +207,18 @@ export class EndpointSession {
     }
   }
 
-  #reportConnection(): void {
+  /** Why there are no events, as a sentence; null while all is well. */
+  #silence(): string | null {
     const since = this.#disconnectedSince;
-    const isLate = since !== null && this.#deps.clock.monotonic() - since > connectGraceMs;
-    const hint = "is the engine started with kv events (--kv-events-config), and bound to this port?";
-    this.#profile.find("no-events", isLate ? `No connection to the publisher at ${this.target.events}: ${hint}` : null);
+    if (since !== null && this.#deps.clock.monotonic() - since > connectGraceMs) {
+      return this.#source === null
+        ? `http://${this.target.address}/kv_event_sources names no publisher (vLLM 0.31 and on do): configure events, or start the engine with --kv-events-config.`
+        : `No connection to the publisher at ${this.#source}: is the engine started with kv events (--kv-events-config), and bound to this port?`;
+    }
+    const isSilent = this.#position.applied === -1 && this.#owned.queue.length === 0;
+    return since === null && isSilent && (this.#promptTokens ?? 0) >= silentAfterPromptTokens
+      ? `The engine has processed ${this.#promptTokens} prompt tokens and published nothing: is enable_kv_cache_events true in --kv-events-config, and the port its own?`
+      : null;
   }
 
   /** Brings in what has been received, leaves the watermarks settled and ends; after `timeoutMs` it ends as it is. */
@@ -278,6 +307,8 @@ export class EndpointSession {
     } else if (queue.takeOverflow()) {
       this.#logger.warn({ droppedFrames: queue.dropped }, "more events came in than could be written; the dropped ones are replayed");
       this.#catchUpDue = "overflow";
+    } else if (this.#agenda.isDue) {
+      await (this.#agenda.owedFrom === null ? this.#catchUp("quiet") : this.#payDebt(this.#agenda.owedFrom));
     } else {
       await this.#idle();
     }
@@ -285,18 +316,24 @@ export class EndpointSession {
 
   async #forgetAsleep(): Promise<void> {
     this.#emptyAt = null;
+    this.#agenda.settleDebt();
     if (!this.#applier.isPristine) await this.#applier.beginIncarnation(this.#position.applied + 1, "asleep");
   }
 
   async #idle(): Promise<void> {
-    const { dueAt } = this.#applier;
-    const remainingMs = dueAt === null ? undefined : dueAt - this.#deps.clock.monotonic();
-    if (remainingMs !== undefined && remainingMs <= 0) await this.#applier.write();
-    else await this.#wakeUp.wait(remainingMs);
+    const now = this.#deps.clock.monotonic();
+    const writeAt = this.#applier.dueAt ?? Number.POSITIVE_INFINITY;
+    if (writeAt <= now) {
+      await this.#applier.write();
+      return;
+    }
+    const nextAt = Math.min(writeAt, this.#agenda.dueAt ?? Number.POSITIVE_INFINITY);
+    await this.#wakeUp.wait(Number.isFinite(nextAt) ? Math.max(0, nextAt - now) : undefined);
   }
 
   async #takeLive(frame: QueuedFrame): Promise<void> {
     const { frames, gaps } = this.#deps.metrics;
+    this.#agenda.heard();
     const step = this.#position.step(frame.seq);
     if (step.kind === "restart" || (step.kind === "duplicate" && this.#position.isOfAnotherRun(frame))) {
       frames.inc({ outcome: "restart" });
@@ -340,6 +377,7 @@ export class EndpointSession {
 
   /** Batches below `next` are lost for good. Blocks that were removed in them would be taken for present. */
   async #giveUp(next: number, cause: LostCause): Promise<void> {
+    if (cause === "replay silent") this.#agenda.owe(this.#position.applied + 1);
     const lostBatches = next - 1 - this.#position.applied;
     if (!this.#applier.isPristine) {
       this.#deps.metrics.lost.inc({ cause });
@@ -359,6 +397,7 @@ export class EndpointSession {
     this.#logger.info({ reason }, "the engine has restarted");
     if (seenIn === "events") this.#processStart.restartSeen();
     this.#position.reset();
+    this.#agenda.settleDebt();
     this.#applier.forgetRun();
     await this.#applier.beginIncarnation(0, "restart");
     await this.#applier.describe();
@@ -367,10 +406,37 @@ export class EndpointSession {
 
   /** The engine is the same, and so is what has been learned of it; its cache is taken for empty until the replay has said more. */
   async #rebuildNow(): Promise<void> {
+    await this.#beginAnew("audit");
+  }
+
+  async #beginAnew(cause: "audit" | "recovered"): Promise<void> {
+    this.#agenda.settleDebt();
     this.#position.resume(-1, null);
-    await this.#applier.beginIncarnation(0, "audit");
+    await this.#applier.beginIncarnation(0, cause);
     await this.#applier.describe();
     await this.#catchUp("audit");
+  }
+
+  /**
+   * Batches from `seq` on were given up because no replay was answered. When one is, and still has them, the endpoint is built anew from all that
+   * can be replayed: then nothing that the publisher still knows is missing.
+   */
+  async #payDebt(seq: number): Promise<void> {
+    const address = await this.#deps.replayAddress(this.#abort.signal);
+    const oldest = address === null ? "unanswered" : await oldestFrom({ logger: this.#logger }, this.#replayOptions(), address, seq);
+    if (oldest === "unanswered") {
+      this.#agenda.unanswered();
+      return;
+    }
+    this.#agenda.settleDebt();
+    this.#agenda.answered();
+    const { onGap } = this.#owned.target.pool.prefixCache;
+    if (oldest === seq && onGap === "reset") {
+      this.#logger.info({ from: seq }, "batches that were given up can be replayed after all");
+      await this.#beginAnew("recovered");
+    } else {
+      await this.#catchUp("quiet");
+    }
   }
 
   /** Replays what has been missed. Null when there is nobody to ask. */
@@ -378,6 +444,7 @@ export class EndpointSession {
     const address = await this.#deps.replayAddress(this.#abort.signal);
     if (address === null) {
       this.#profile.find("replay", "The replica has no known replay socket: a gap costs what is known of its cache.");
+      this.#agenda.unanswered();
       return null;
     }
     this.#profile.find("replay", null);
@@ -389,13 +456,19 @@ export class EndpointSession {
         giveUp: (next, lostCause) => this.#giveUp(next, lostCause),
         isInterrupted: () => this.#closing || this.#restartDue !== null,
       },
-      { silenceMs: this.#options.replayTimeoutMs, maxBufferedBytes: this.#options.maxQueuedBytes, signal: this.#abort.signal },
+      this.#replayOptions(),
       address,
       this.#position,
       cause,
     );
+    if (result.outcome === "complete") this.#agenda.answered();
+    else this.#agenda.unanswered();
     if (result.otherRun !== null) await this.#restart(result.otherRun, "events");
     return result.outcome;
+  }
+
+  #replayOptions(): CatchUpOptions {
+    return { silenceMs: this.#options.replayTimeoutMs, maxBufferedBytes: this.#options.maxQueuedBytes, signal: this.#abort.signal };
   }
 
   /** Everything received before the end is written, and the next owner finds settled watermarks. */

@@ -1,0 +1,69 @@
+import type { Clock } from "@kvatlas/shared/clock";
+
+/** Quiet after which the last batches are checked: long against the pauses between steps, short against the pauses between requests. */
+const quietMs = 2_000;
+/** Between two checks of one endpoint, so that a replica with a request now and then is not asked after each. */
+const betweenChecksMs = 4_000;
+const firstRetryMs = 1_000;
+const maxRetryMs = 30_000;
+
+/**
+ * When to ask for a replay that no event asks for.
+ *
+ * A batch that is lost on the way shows by the number of the next one; the last batch before a pause has no next one, so a stream that falls
+ * quiet is asked once what it has published last. A replay that was not answered is asked for again, ever less often. Batches that were given
+ * up only because nobody answered are a debt: they may still be there.
+ */
+export class ReplayAgenda {
+  readonly #clock: Clock;
+  #dueAt: number | null = null;
+  #checkedAt = Number.NEGATIVE_INFINITY;
+  #retryMs = firstRetryMs;
+  #owedFrom: number | null = null;
+
+  constructor(clock: Clock) {
+    this.#clock = clock;
+  }
+
+  /** Monotonic ms; null while there is nothing to ask. */
+  get dueAt(): number | null {
+    return this.#dueAt;
+  }
+
+  get isDue(): boolean {
+    return this.#dueAt !== null && this.#dueAt <= this.#clock.monotonic();
+  }
+
+  /** First batch that was given up unanswered; null: none. */
+  get owedFrom(): number | null {
+    return this.#owedFrom;
+  }
+
+  /** A live batch has come. */
+  heard(): void {
+    // What is to be asked again stays due: a busy stream must not put it off for ever.
+    if (this.#retryMs > firstRetryMs) return;
+    this.#dueAt = Math.max(this.#clock.monotonic() + quietMs, this.#checkedAt + betweenChecksMs);
+  }
+
+  answered(): void {
+    this.#checkedAt = this.#clock.monotonic();
+    this.#retryMs = firstRetryMs;
+    this.#dueAt = this.#owedFrom === null ? null : this.#checkedAt;
+  }
+
+  unanswered(): void {
+    this.#dueAt = this.#clock.monotonic() + this.#retryMs;
+    this.#retryMs = Math.min(maxRetryMs, this.#retryMs * 2);
+  }
+
+  /** Batches from `seq` on were given up because nobody answered. */
+  owe(seq: number): void {
+    this.#owedFrom = Math.min(seq, this.#owedFrom ?? seq);
+  }
+
+  /** They are there again, gone for good, or of a run that has ended. */
+  settleDebt(): void {
+    this.#owedFrom = null;
+  }
+}
