@@ -1,9 +1,8 @@
-import { createServer, type Server } from "node:http";
-import type { AddressInfo } from "node:net";
 import type { EndpointId } from "@kvatlas/shared/types";
 import { createSimulator, type Simulator, type SimulatorOptions } from "@kvatlas/simulator/app";
 import { afterEach, describe, expect, it } from "vitest";
 import { eventually } from "../support/eventually.ts";
+import { startFakeEngine } from "../support/fake-engine.ts";
 import { heldBy, memoryStore, poolOf, recordOf, startTestIngester, TestPrompt, type TestStore, testConfig } from "../support/ingest-rig.ts";
 import { TestPublisher } from "../support/test-publisher.ts";
 
@@ -68,28 +67,14 @@ describe("health of a replica", () => {
   });
 });
 
-/** Answers like an engine of a release without sleep states in its metrics, in development mode. */
-async function oldEngine(): Promise<{ readonly address: string; sleeping: boolean }> {
-  const state = { address: "", sleeping: false };
-  const server: Server = createServer((request, response) => {
-    if (request.url === "/is_sleeping") response.end(JSON.stringify({ is_sleeping: state.sleeping }));
-    else if (request.url === "/metrics") response.end('vllm:num_requests_running{engine="0"} 0\n');
-    else if (request.url === "/health") response.end();
-    else response.writeHead(404).end();
-  });
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  cleanups.push(() => {
-    server.closeAllConnections();
-    return new Promise((resolve) => server.close(resolve));
-  });
-  state.address = `127.0.0.1:${(server.address() as AddressInfo).port}`;
-  return state;
-}
-
 describe("sleep", () => {
   it("is read from /is_sleeping where metrics do not tell, and batches that come late are forgotten as well", async () => {
     const store = memoryStore();
-    const engine = await oldEngine();
+    const engine = await startFakeEngine({
+      "/is_sleeping": { is_sleeping: false },
+      "/metrics": 'vllm:num_requests_running{engine="0"} 0\n',
+    });
+    cleanups.push(() => engine.close());
     const publisher = await TestPublisher.start();
     cleanups.push(() => publisher.close());
     const rig = await startTestIngester(store, testConfig([poolOf([{ address: engine.address, publisher }])]));
@@ -97,7 +82,7 @@ describe("sleep", () => {
     const [before, late, after] = [new TestPrompt(1, 2), new TestPrompt(2, 2), new TestPrompt(3, 2)];
     await publisher.publish([before.stored()]);
     await eventually(async () => expect(await heldBy(store, engine.address, before.keys)).toEqual([1, 1]));
-    engine.sleeping = true;
+    engine.pages["/is_sleeping"] = { is_sleeping: true };
     await eventually(async () => expect(await heldBy(store, engine.address, before.keys)).toEqual([0, 0]));
     await eventually(async () => {
       const { loads } = await store.registry.readLoad([]);
@@ -106,7 +91,7 @@ describe("sleep", () => {
     await publisher.publish([late.stored()]);
     await eventually(async () => expect(await rig.metric("kvatlas_ingester_incarnations_total", { cause: "asleep" })).toBe(2));
     expect(await heldBy(store, engine.address, late.keys)).toEqual([0, 0]);
-    engine.sleeping = false;
+    engine.pages["/is_sleeping"] = { is_sleeping: false };
     await eventually(async () => {
       const { loads } = await store.registry.readLoad([]);
       expect(loads.get(engine.address as EndpointId)).toMatchObject({ sleeping: false });

@@ -28,11 +28,13 @@ import { serveRebuilds } from "./housekeeping/serve-rebuilds.ts";
 import { createEngineClient } from "./load/engine-client.ts";
 import { LoadScraper } from "./load/load-scraper.ts";
 import { createIngesterMetrics } from "./metrics.ts";
+import type { ReplicaTarget } from "./discovery/replica-target.ts";
 import { createEndpointTenure, type EndpointTenure } from "./ownership/endpoint-tenure.ts";
+import { schemeDifferences } from "./pipeline/scheme-differences.ts";
 import { Ownership } from "./ownership/ownership.ts";
 import { BindRouter } from "./subscriber/bind-router.ts";
 import { FrameQueue } from "./subscriber/frame-queue.ts";
-import { createReplayLocator } from "./subscriber/replay-locator.ts";
+import { createSourceLocator } from "./subscriber/source-locator.ts";
 import { createZmqSubscriber } from "./subscriber/zmq-subscriber.ts";
 
 export interface IngesterDeps {
@@ -71,6 +73,8 @@ const housekeepingMs = 5_000;
 const maxPurgeMs = 20_000;
 /** A job stays with an ingester that has fallen silent for longer than an endpoint does: running it twice costs more than waiting. */
 const locksPerLease = 3;
+/** Endpoints that a reason for not being ready names. */
+const maxNamed = 5;
 /** A registry that has not answered for this many heartbeats is worth a reason. */
 const lateBeats = 5;
 
@@ -93,7 +97,7 @@ export function createIngester(deps: IngesterDeps, config: KvatlasConfig, option
   });
   const engine = createEngineClient(agent);
   const scraper = new LoadScraper({ engine, registry, clock, logger, metrics }, { intervalMs: settings.scrapeIntervalMs });
-  const locateReplay = createReplayLocator({ engine, clock });
+  const locator = createSourceLocator({ engine, clock });
   const dynamic = new DynamicTargets(config.pools, settings);
   const tenures = new Map<EndpointId, EndpointTenure>();
 
@@ -117,8 +121,10 @@ export function createIngester(deps: IngesterDeps, config: KvatlasConfig, option
       logger,
       metrics,
       openTenure: (target, lease, stored) => {
-        const queue = target.events === null ? router.queueOf(target.endpoint) : new FrameQueue(settings.maxQueuedBytes);
-        const tenure = createEndpointTenure({ index, registry, scraper, clock, logger, metrics, replayAddress: locateReplay }, settings, {
+        const dialsUs = target.events === null && target.seeksEvents !== true;
+        const queue = dialsUs ? router.queueOf(target.endpoint) : new FrameQueue(settings.maxQueuedBytes);
+        const onRank = (rank: ReplicaTarget) => ownership.adopt(rank);
+        const tenure = createEndpointTenure({ index, registry, scraper, clock, logger, metrics, locator, onRank }, settings, {
           target,
           lease,
           stored,
@@ -129,7 +135,7 @@ export function createIngester(deps: IngesterDeps, config: KvatlasConfig, option
       },
     },
     { instanceId, leaseTtlMs: settings.leaseTtlMs, heartbeatMs: settings.heartbeatMs },
-    staticTargets(config.pools),
+    staticTargets(config.pools, { seek: settings.bind === null }),
   );
   const bound =
     settings.bind === null
@@ -223,6 +229,8 @@ export function createIngester(deps: IngesterDeps, config: KvatlasConfig, option
         { afterMs: 2 * settings.leaseTtlMs },
       );
     }
+    const differences = schemeDifferences(await registry.endpoints(), await registry.scopes());
+    for (const [endpoint, tenure] of tenures) tenure.find("scheme-differs", differences.get(endpoint) ?? null);
     const ownedHere = (endpoint: EndpointId) => (ownership.owns(endpoint) ? (tenures.get(endpoint) ?? null) : null);
     await serveRebuilds({ records, logger, ownedHere, onRebuild: () => house.rebuilds.inc() });
     const audited = reportFromText((await records.progress()).get(AUDIT_TASK));
@@ -247,8 +255,10 @@ export function createIngester(deps: IngesterDeps, config: KvatlasConfig, option
     else if (clock.monotonic() - beatAt > lateBeats * settings.heartbeatMs) {
       reasons.push(`the registry has not answered for ${Math.round((clock.monotonic() - beatAt) / 1_000)} s`);
     }
-    const opening = [...tenures].filter(([endpoint, tenure]) => ownership.owns(endpoint) && !tenure.isOpen).length;
-    if (opening > 0) reasons.push(`${opening} endpoints are being taken over`);
+    const opening = [...tenures].filter(([endpoint, tenure]) => ownership.owns(endpoint) && !tenure.isOpen).map(([endpoint]) => endpoint);
+    const named = opening.slice(0, maxNamed).join(", ");
+    if (opening.length > 0)
+      reasons.push(`${opening.length} endpoints are being taken over: ${named}${opening.length > maxNamed ? ", ..." : ""}`);
     return reasons;
   }
 

@@ -10,8 +10,10 @@ export interface ReplicaTarget {
   readonly pool: PoolConfig;
   /** Model name in requests. */
   readonly model: string;
-  /** Where to dial for events, rank offset included; null: it dials us, or there are none. */
+  /** Where to dial for events, rank offset included; null: it dials us, or is to be asked. */
   readonly events: string | null;
+  /** With `events` null: whether the replica is asked where it publishes (`/kv_event_sources`, vLLM 0.31 and on). @defaultValue false */
+  readonly seeksEvents?: boolean;
   /** Where to ask for replays, rank offset included; null: to be asked from the replica. */
   readonly replay: string | null;
 }

@@ -3,11 +3,13 @@ import type { IngesterConfig } from "@kvatlas/shared/config/schema";
 import type { BlockIndex } from "@kvatlas/shared/index/block-index";
 import type { Logger } from "@kvatlas/shared/logger";
 import type { EndpointMeta, EndpointRegistry, Lease } from "@kvatlas/shared/registry/endpoint-registry";
-import type { ReplicaTarget } from "../discovery/replica-target.ts";
+import { endpointIdOf, type ReplicaTarget } from "../discovery/replica-target.ts";
 import type { LoadScraper, ReplicaObservation } from "../load/load-scraper.ts";
 import type { IngesterMetrics } from "../metrics.ts";
+import type { FindingName } from "../pipeline/endpoint-profile.ts";
 import { EndpointSession } from "../pipeline/endpoint-session.ts";
 import type { FrameQueue } from "../subscriber/frame-queue.ts";
+import { type SourceLocator, sourceOfRank } from "../subscriber/source-locator.ts";
 import { createZmqSubscriber, type EventSubscriber } from "../subscriber/zmq-subscriber.ts";
 import type { Tenure } from "./ownership.ts";
 
@@ -18,7 +20,9 @@ export interface EndpointTenureDeps {
   readonly clock: Clock;
   readonly logger: Logger;
   readonly metrics: IngesterMetrics;
-  readonly replayAddress: (target: ReplicaTarget, signal: AbortSignal) => Promise<string | null>;
+  readonly locator: SourceLocator;
+  /** A replica has told of a further data-parallel rank. */
+  readonly onRank: (target: ReplicaTarget) => void;
 }
 
 /** What of a tenure outsiders may ask. */
@@ -32,6 +36,8 @@ export interface EndpointTenure extends Tenure {
   readonly aliveAt: number;
   /** Begins a new incarnation, from what can be replayed. */
   rebuild(): void;
+  /** Records or, with null, withdraws something that an operator should know. */
+  find(name: FindingName, message: string | null): void;
 }
 
 /** How long a hand-over may take before the lease is simply let go. */
@@ -45,22 +51,55 @@ export function createEndpointTenure(
 ): EndpointTenure {
   const { target, queue } = owned;
   const { clock, metrics, logger, scraper } = deps;
-  const session = new EndpointSession({ ...deps, replayAddress: (signal) => deps.replayAddress(target, signal) }, config, owned);
-  const subscriber = target.events === null ? null : subscribe(target.events);
+  const session = new EndpointSession({ ...deps, replayAddress: (signal) => deps.locator.replay(target, signal) }, config, owned);
+  const abort = new AbortController();
+  let subscriber = target.events === null ? null : subscribe(target.events);
+  let source = target.events;
+  let isConnected = false;
+  let seeking: Promise<void> | null = null;
   let ended: Promise<void> | null = null;
   let healthyAt = clock.monotonic();
 
   function observe(observation: ReplicaObservation): void {
     if (observation.healthy) healthyAt = observation.startedAt;
     session.observe(observation);
+    if (target.seeksEvents !== true || isConnected || !observation.healthy || abort.signal.aborted) return;
+    seeking ??= seek()
+      .catch((error: unknown) => logger.error({ err: error, endpoint: target.endpoint }, "asking the replica where it publishes failed"))
+      .finally(() => {
+        seeking = null;
+      });
+  }
+
+  /** Dials the replica where it says that it publishes; asked again while there is no connection, because a new process may publish elsewhere. */
+  async function seek(): Promise<void> {
+    const sources = await deps.locator.sources(target.address, abort.signal);
+    const found = sourceOfRank(sources, target.rank)?.endpoint ?? null;
+    session.found(found ?? source);
+    if (abort.signal.aborted || found === null || found === source) return;
+    logger.info({ endpoint: target.endpoint, events: found }, "the replica has told where it publishes");
+    const former = subscriber;
+    source = found;
+    subscriber = subscribe(found);
+    await former?.close();
+    if (abort.signal.aborted) return;
+    await subscriber.start();
+    if (target.rank !== 0 || !sources.has(0)) return;
+    for (const rank of sources.keys()) {
+      if (rank !== 0) deps.onRank({ ...target, rank, endpoint: endpointIdOf(target.address, rank) });
+    }
   }
 
   function subscribe(address: string): EventSubscriber {
     return createZmqSubscriber(
       {
         onFrame: ({ seq, payload }) => queue.push({ seq, payload, receivedAt: clock.monotonic() }),
-        onConnected: () => session.connected(),
+        onConnected: () => {
+          isConnected = true;
+          session.connected();
+        },
         onDisconnected: () => {
+          isConnected = false;
           session.disconnected();
           logger.info({ endpoint: target.endpoint }, "the connection to the publisher is down; it is dialled again");
         },
@@ -74,10 +113,12 @@ export function createEndpointTenure(
   function end(endSession: () => Promise<void>): Promise<void> {
     ended ??= (async () => {
       scraper.remove(target);
+      abort.abort();
+      await seeking;
       // The session drains what has been received; nothing new comes in meanwhile.
       await subscriber?.close();
       await endSession();
-      if (subscriber !== null) queue.clear();
+      if (target.events !== null || target.seeksEvents === true) queue.clear();
       metrics.forgetEndpoint(target.endpoint);
     })();
     return ended;
@@ -95,6 +136,7 @@ export function createEndpointTenure(
       return session.incarnation;
     },
     rebuild: () => session.rebuild(),
+    find: (name, message) => session.find(name, message),
     get aliveAt() {
       return Math.max(healthyAt, queue.pushedAt);
     },

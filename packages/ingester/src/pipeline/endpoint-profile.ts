@@ -10,6 +10,7 @@ export type FindingName =
   | "model"
   | "block-size"
   | "hash-scheme"
+  | "scheme-differs"
   | "prefix-caching"
   | "events-lost"
   | "health"

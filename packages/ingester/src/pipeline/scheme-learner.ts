@@ -20,6 +20,8 @@ export interface LearnedKeys {
 
 /** Blocks per second and endpoint that are recomputed to see that the scheme still holds: about half a percent of a core. */
 const checkedBlocksPerSecond = 5_000;
+/** Blocks over which the match ratio is taken: at so many, what came before counts half. */
+const ratioBlocks = 2_000;
 
 /** Learns an endpoint's key scheme and block size from its stores and goes on checking a bounded sample of them; leaves what it finds in the profile. */
 export class SchemeLearner {
@@ -28,6 +30,8 @@ export class SchemeLearner {
   #detector: SchemeDetector;
   #budget = checkedBlocksPerSecond;
   #budgetAt: number;
+  #recentChecked = 0;
+  #recentEqual = 0;
 
   constructor(deps: SchemeLearnerDeps, target: ReplicaTarget) {
     this.#deps = deps;
@@ -76,6 +80,7 @@ export class SchemeLearner {
     const { checked, equal, mismatch } = this.#detector.checkStore(event, wireForm);
     if (equal > 0) metrics.checkedBlocks.inc({ result: "equal" }, equal);
     if (checked > equal) metrics.checkedBlocks.inc({ result: "different" }, checked - equal);
+    if (checked > 0) this.#showRatio(checked, equal);
     if (blocks > checked) metrics.checkedBlocks.inc({ result: "not checkable" }, blocks - checked);
     profile.extrasForm = this.#detector.extrasForm;
     // Without extra keys in the event, a salt or media that is not published explains the difference.
@@ -85,6 +90,16 @@ export class SchemeLearner {
         "Some of the engine's block hashes are not what its key scheme gives: prompts like those cannot be matched.",
       );
     }
+  }
+
+  #showRatio(checked: number, equal: number): void {
+    if (this.#recentChecked >= ratioBlocks) {
+      this.#recentChecked /= 2;
+      this.#recentEqual /= 2;
+    }
+    this.#recentChecked += checked;
+    this.#recentEqual += equal;
+    this.#deps.metrics.keyMatchRatio.set({ endpoint: this.#target.endpoint }, this.#recentEqual / this.#recentChecked);
   }
 
   #mayCheck(blocks: number): boolean {

@@ -42,7 +42,7 @@ export const staticEndpointSchema = z.strictObject({
   events: zmqAddress
     .optional()
     .describe(
-      "Where the replica publishes KV events (connect mode). Without it the replica is routed to by load, or dials the ingester itself.",
+      "Where the replica publishes KV events (connect mode). Without it the replica is asked (vLLM 0.31 and on, /kv_event_sources), or dials the ingester itself (ingester.bind); if neither, it is routed to by load.",
     ),
   replay: zmqAddress.optional().describe("The replica's replay socket. Without it a gap costs the endpoint's index."),
   dataParallelSize: z
