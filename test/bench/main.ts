@@ -3,6 +3,7 @@ const benches: Readonly<Record<string, () => Promise<{ readonly run: () => Promi
   ingest: () => import("./ingest.ts"),
   lookup: () => import("./lookup.ts"),
   decision: () => import("./decision.ts"),
+  purge: () => import("./purge.ts"),
   hashing: () => import("./hashing.ts"),
 };
 

@@ -116,12 +116,12 @@ describe("purgeIndex", () => {
   it("walks a scope in slices after an incarnation has ended, and then rests", async () => {
     const { deps, seen, begin } = await deadFleet();
     expect(await purgeIndex(deps, fast, never)).toEqual({ isDone: true });
-    expect(seen).toEqual({ slices: 6, dropped: 2_210 });
+    expect(seen).toEqual({ slices: 13, dropped: 2_210 });
     await purgeIndex(deps, fast, never);
-    expect(seen.slices).toBe(6);
+    expect(seen.slices).toBe(13);
     await begin();
     await purgeIndex(deps, fast, never);
-    expect(seen.slices).toBe(8);
+    expect(seen.slices).toBe(15);
   });
 
   it("goes on where a run has ended, whether its time was up or it was killed", async () => {

@@ -4,7 +4,7 @@ import type { Clock } from "@kvatlas/shared/clock";
 export interface PaceOptions {
   /** Units of work per second, at most. */
   readonly perSecond: number;
-  /** Part of the time that may be spent working, 0..1: a store that is slow because others need it gets longer pauses. @defaultValue 0.1 */
+  /** Part of the time that may be spent working, 0..1: a store that is slow because others need it gets longer pauses. @defaultValue 0.05 */
   readonly maxShare?: number;
 }
 
@@ -15,7 +15,7 @@ export interface Pace {
 }
 
 export function createPace(clock: Clock, options: PaceOptions, signal: AbortSignal): Pace {
-  const share = options.maxShare ?? 0.1;
+  const share = options.maxShare ?? 0.05;
   let nextAt = Number.NEGATIVE_INFINITY;
   return {
     step: async (work, units) => {
