@@ -1,3 +1,4 @@
+import { encode } from "@msgpack/msgpack";
 import { afterEach, describe, expect, it } from "vitest";
 import { eventually } from "../support/eventually.ts";
 import {
@@ -11,7 +12,7 @@ import {
   type TestStore,
   testConfig,
 } from "../support/ingest-rig.ts";
-import { TestPublisher, type TestPublisherOptions } from "../support/test-publisher.ts";
+import { seqFrame, TestPublisher, type TestPublisherOptions } from "../support/test-publisher.ts";
 
 const address = "127.0.0.1:1";
 const cleanups: (() => Promise<unknown>)[] = [];
@@ -202,6 +203,29 @@ describe("one publisher", () => {
     await eventually(async () => expect(await heldBy(store, address, after.keys)).toEqual([1]));
     expect(await heldBy(store, address, before.keys)).toEqual([0]);
     expect(await rig.metric("kvatlas_ingester_replays_total", { outcome: "silent" })).toBe(1);
+  });
+
+  it.each([true, false])("leaves an endpoint alone that two publishers speak for (replay: %s)", async (replay) => {
+    const store = memoryStore();
+    const publisher = await publisherWith({ replay });
+    const rig = await ingest(publisher, store);
+    await joined(publisher, rig);
+    const [one, twin] = [new TestPrompt(1, 12), new TestPrompt(2, 12)];
+    for (let block = 0; block < 6; block++) await publisher.publish([one.stored(block, block + 1)]);
+    await eventually(async () => expect(await heldBy(store, address, one.keys.slice(5, 6))).toEqual([1]));
+    for (let block = 0; block < 6; block++) {
+      await publisher.sendFrames([
+        "",
+        seqFrame(block),
+        encode([2_000_000_000 + block, [twin.stored(block, block + 1)], 0], { useBigInt64: true }),
+      ]);
+      await publisher.publish([one.stored(block + 6, block + 7)]);
+    }
+    await eventually(async () => expect((await recordOf(store, address))?.meta.findings).toHaveProperty("two-publishers"));
+    expect(await rig.metric("kvatlas_ingester_incarnations_total", { cause: "two publishers" })).toBe(1);
+    const nothing = one.keys.map(() => 0);
+    await eventually(async () => expect(await heldBy(store, address, one.keys)).toEqual(nothing));
+    await eventually(async () => expect(await heldBy(store, address, twin.keys)).toEqual(nothing));
   });
 
   it("passes over malformed messages, payloads and events", async () => {

@@ -131,7 +131,8 @@ export class TestPublisher {
   }
 }
 
-function seqFrame(seq: number): Buffer {
+/** Eight bytes, big-endian. */
+export function seqFrame(seq: number): Buffer {
   const frame = Buffer.alloc(8);
   frame.writeBigUInt64BE(BigInt(seq));
   return frame;

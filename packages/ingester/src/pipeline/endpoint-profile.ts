@@ -17,6 +17,7 @@ export type FindingName =
   | "replay"
   | "no-events"
   | "key-mismatch"
+  | "two-publishers"
   | "undecodable-events";
 
 /** A replica that is slow to answer once or twice is not ready for so long, and nobody needs to look at it. */
@@ -105,6 +106,11 @@ export class EndpointProfile {
     return health.kind === "unreachable"
       ? `Nothing answers at http://${address}. Is the replica up, and the address right?`
       : `http://${address}/health does not answer 200: the engine is starting, or dead.`;
+  }
+
+  /** What has been described may be lost: all of it is described again. */
+  describeAnew(): void {
+    this.#described.clear();
   }
 
   /** Fields that differ from what was last described; all of them the first time. `commit` once they are written. */

@@ -16,6 +16,7 @@ import { EventApplier } from "./event-applier.ts";
 import { ProcessStartWatch } from "./process-start-watch.ts";
 import { ReplayAgenda } from "./replay-agenda.ts";
 import { StreamPosition } from "./stream-position.ts";
+import { TwinWatch } from "./twin-watch.ts";
 import { WakeUp } from "./wake-up.ts";
 
 export interface EndpointSessionDeps {
@@ -72,6 +73,7 @@ export class EndpointSession {
   readonly #processStart: ProcessStartWatch;
   readonly #position = new StreamPosition();
   readonly #agenda: ReplayAgenda;
+  readonly #twins: TwinWatch;
   readonly #wakeUp = new WakeUp();
   readonly #abort = new AbortController();
   #running: Promise<SessionEnd> | null = null;
@@ -80,6 +82,8 @@ export class EndpointSession {
   #opened = false;
   #isCaughtUp = false;
   #catchUpDue: GapCause | null = null;
+  /** What the engine's counters of work said last. */
+  #progress: string | null = null;
   #restartDue: string | null = null;
   #rebuildDue = false;
   /** Monotonic ms at which the engine was seen with its cache thrown away: what was received before is to be forgotten. */
@@ -101,6 +105,7 @@ export class EndpointSession {
     this.#source = owned.target.events;
     this.#disconnectedSince = owned.target.events === null && !owned.target.seeksEvents ? null : deps.clock.monotonic();
     this.#agenda = new ReplayAgenda(deps.clock);
+    this.#twins = new TwinWatch(deps.clock);
     this.#processStart = new ProcessStartWatch(deps.clock, owned.stored?.processStartSeconds ?? null);
     this.#applier = new EventApplier(
       { ...deps, logger: this.#logger, profile: this.#profile },
@@ -169,6 +174,12 @@ export class EndpointSession {
   observe(observation: ReplicaObservation): void {
     this.#profile.observe(observation);
     this.#promptTokens = metricsOfRank(observation.metrics, this.target.rank)?.promptTokens ?? this.#promptTokens;
+    const progress = metricsOfRank(observation.metrics, this.target.rank)?.progress ?? this.#progress;
+    if (progress !== this.#progress) {
+      this.#progress = progress;
+      this.#agenda.heard();
+      this.#wakeUp.notify();
+    }
     const seen = observation.metrics?.processStartSeconds ?? null;
     if (this.#processStart.sees(seen, observation.startedAt)) {
       this.#restartDue = "its process start time has changed";
@@ -198,6 +209,7 @@ export class EndpointSession {
     metrics.queueBytes.set(endpoint, this.#owned.queue.bytes);
     if (!this.#opened || this.#closing) return;
     this.#profile.find("no-events", this.#silence());
+    if (!this.#twins.isSuspected) this.#profile.find("two-publishers", null);
     this.#applier.noteProgress();
     try {
       await this.#applier.describe();
@@ -333,13 +345,25 @@ export class EndpointSession {
 
   async #takeLive(frame: QueuedFrame): Promise<void> {
     const { frames, gaps } = this.#deps.metrics;
+    if (this.#twins.isPaused) {
+      frames.inc({ outcome: "two publishers" });
+      return;
+    }
     this.#agenda.heard();
-    const step = this.#position.step(frame.seq);
+    let step = this.#position.step(frame.seq);
     if (step.kind === "restart" || (step.kind === "duplicate" && this.#position.isOfAnotherRun(frame))) {
       frames.inc({ outcome: "restart" });
+      this.#twins.wentBack(this.#position.live);
       await this.#restart("its sequence numbers have gone back", "events");
-      // Whatever the replay has brought: this frame is above it, or a duplicate.
-      await this.#takeLive(frame);
+      // Whatever the replay has brought: this frame is above it, or a duplicate. If not, whoever answered is not who has published it.
+      step = this.#position.step(frame.seq);
+      if (this.#position.isOfAnotherRun(frame)) {
+        frames.inc({ outcome: "two publishers" });
+        if (this.#twins.sign()) await this.#leaveAlone();
+        return;
+      }
+    } else if (this.#twins.cameAfter(this.#position.live, frame.seq)) {
+      await this.#leaveAlone();
       return;
     }
     this.#position.live = frame.seq;
@@ -356,6 +380,19 @@ export class EndpointSession {
       frames.inc({ outcome: "applied" });
     }
     await this.#take(frame, frame.receivedAt);
+  }
+
+  /** Two publishers send under this endpoint's name: nothing is true of both. */
+  async #leaveAlone(): Promise<void> {
+    const hint = "give each engine an address of its own (connect mode) or a topic of its own, kv@<pod ip>:<http port>@<model> (bind mode)";
+    if (this.#profile.find("two-publishers", `Two publishers send under this endpoint's name, so its cache is not known; ${hint}.`)) {
+      this.#logger.warn({ live: this.#position.live }, "two publishers send under one endpoint's name; it is left alone for a while");
+    }
+    this.#position.reset();
+    this.#agenda.settleDebt();
+    this.#applier.forgetRun();
+    await this.#applier.beginIncarnation(0, "two publishers");
+    await this.#applier.describe();
   }
 
   /** Afterwards everything below `seq` has been taken in or given up. */
@@ -441,6 +478,10 @@ export class EndpointSession {
 
   /** Replays what has been missed. Null when there is nobody to ask. */
   async #catchUp(cause: GapCause): Promise<ReplayOutcome["kind"] | null> {
+    if (this.#twins.isPaused) {
+      this.#agenda.unanswered();
+      return null;
+    }
     const address = await this.#deps.replayAddress(this.#abort.signal);
     if (address === null) {
       this.#profile.find("replay", "The replica has no known replay socket: a gap costs what is known of its cache.");
@@ -496,6 +537,7 @@ export class EndpointSession {
       const takenIn = this.#position.applied;
       const { incarnation } = this.#applier;
       await this.#applier.discard();
+      this.#profile.describeAnew();
       this.#position.applied = Math.min(takenIn, this.#applier.watermark);
       await this.#catchUp("behind");
       // Without a further live batch nobody would notice what is still missing.
