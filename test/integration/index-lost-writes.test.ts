@@ -4,6 +4,7 @@ import { createRedisBlockIndex } from "@kvatlas/shared/index/redis-block-index";
 import { createRedisKeys } from "@kvatlas/shared/index/redis-keys";
 import { silentLogger } from "@kvatlas/shared/logger";
 import { createRedisConnection } from "@kvatlas/shared/redis";
+import { createRedisEndpointRegistry } from "@kvatlas/shared/registry/redis-endpoint-registry";
 import type { BlockKey, EndpointId, ScopeId } from "@kvatlas/shared/types";
 import { Redis } from "ioredis";
 import { afterAll, describe, expect, it } from "vitest";
@@ -79,6 +80,24 @@ describe.each([1, 4])("a store that has lost acknowledged writes, with %i shards
     await expectWhole(writer);
   });
 
+  it("is noticed without anything to write", async () => {
+    const { writer, dump, restore, expectWhole } = await setUp();
+    await writer.apply(log.slice(0, 4));
+    await writer.settle();
+    const earlier = await dump();
+    await writer.apply(log.slice(4));
+    await writer.verify();
+    await restore(earlier);
+    await expect(writer.verify()).rejects.toMatchObject({ code: "KVATLAS_INDEX_BEHIND", retryable: true });
+    expect(writer.applied).toBe(3);
+    await writer.apply(log.slice(4));
+    await writer.verify();
+    await expectWhole(writer);
+    await restore(new Map());
+    await expect(writer.verify()).rejects.toMatchObject({ code: "KVATLAS_INDEX_BEHIND" });
+    expect(writer.applied).toBe(-1);
+  });
+
   it("is noticed when even the taking-over is gone: the fence is raised again", async () => {
     const { index, target, writer, dump, restore, expectWhole } = await setUp();
     await writer.apply(log.slice(0, 4));
@@ -146,5 +165,54 @@ describe.each([1, 4])("a store that has lost acknowledged writes, with %i shards
     let cursor: string | null = "0";
     while (cursor !== null) cursor = (await index.sweep(scope, cursor, 1_000)).next;
     await expectWhole(first);
+  });
+
+  it("drops blocks that have survived their positions before an owner who opens the endpoint can revive them", async () => {
+    const { index, target, writer, keysNow, expectWhole } = await setUp();
+    const other = { ...target, endpoint: "10.0.0.2:8000" as EndpointId };
+    await writer.apply(log);
+    await (await index.openWriter(other)).apply(log);
+    await raw.del((await keysNow()).filter((key) => key.endsWith(":seq")));
+    const next = await index.openWriter({ ...target, fence: 6 });
+    expect(next.applied).toBe(-1);
+    await next.apply(log);
+    await expectWhole(next);
+    // The other one's are gone as well, and come back with its replay.
+    const second = await index.openWriter({ ...other, fence: 6 });
+    expect(second.applied).toBe(-1);
+    await second.apply(log);
+    const copies = (await index.holders(scope, chain[0] as BlockKey)).map((holder) => holder.copies.gpu);
+    expect(copies).toEqual([11, 11]);
+  });
+});
+
+describe("incarnation numbers", () => {
+  it("are not given out again after Redis has lost the counter, when the endpoint's own number is left", async () => {
+    const keys = createRedisKeys(uniqueKeyPrefix());
+    const registry = createRedisEndpointRegistry({ connection, keys });
+    const lease = await registry.acquire(endpoint, "me", 10_000);
+    if (lease === null) throw new Error("no lease");
+    await raw.set(keys.incarnations, 4_711);
+    expect(await registry.startIncarnation(lease, 0)).toBe(4_712);
+    await raw.del(keys.incarnations);
+    expect(await registry.startIncarnation(lease, 0)).toBe(4_713);
+  });
+
+  it("nor when only a shard knows them, or a writer that goes on after a loss of everything", async () => {
+    const keys = createRedisKeys(uniqueKeyPrefix());
+    const registry = createRedisEndpointRegistry({ connection, keys });
+    const index = createRedisBlockIndex({ connection, keys });
+    const lease = await registry.acquire(endpoint, "me", 10_000);
+    if (lease === null) throw new Error("no lease");
+    const old = await index.openWriter({ scope, endpoint, incarnation: 4_711, from: 0, fence: lease.fence });
+    await old.apply(log);
+    expect(await registry.startIncarnation(lease, 0)).toBe(1);
+    await expect(index.openWriter({ scope, endpoint, incarnation: 1, from: 0, fence: lease.fence })).rejects.toMatchObject({
+      code: "KVATLAS_INDEX_STALE_INCARNATION",
+    });
+    expect(await registry.startIncarnation(lease, 0)).toBe(4_712);
+    await raw.del(keys.incarnations, keys.seq(scope, 0), ...chain.map((key) => keys.block(scope, 0, key)));
+    await expect(old.apply([{ seq: 10, ops: log[0]?.ops ?? [] }])).rejects.toMatchObject({ code: "KVATLAS_INDEX_BEHIND" });
+    expect(Number(await raw.get(keys.incarnations))).toBe(4_711);
   });
 });

@@ -18,3 +18,10 @@ export async function eventually<T>(check: () => T | Promise<T>, deadlineMs = de
     }
   }
 }
+
+/** Waits until `condition` holds. */
+export async function eventuallyTrue(condition: () => boolean | Promise<boolean>, deadlineMs = defaultDeadlineMs): Promise<void> {
+  await eventually(async () => {
+    if (!(await condition())) throw new Error(`this did not come true within ${deadlineMs} ms: ${condition}`);
+  }, deadlineMs);
+}

@@ -20,10 +20,15 @@ export function createFaultyConnection(connection: RedisConnection, nextFault: (
     subscribe: (channel, listener) => connection.subscribe(channel, listener),
     connected: (timeoutMs) => connection.connected(timeoutMs),
     close: () => connection.close(),
+    layout: () => connection.layout(),
+    sendTo: (node, commands, signal) => connection.sendTo(node, commands, signal),
     async send(commands: readonly RedisCommand[], signal?: AbortSignal): Promise<readonly RedisReply[]> {
       const fault = nextFault();
       if (fault === "refused") throw lost(fault);
-      if (fault === "scripts forgotten") await connection.send([["script", "FLUSH", "SYNC"]]);
+      if (fault === "scripts forgotten") {
+        const { nodes } = await connection.layout();
+        await Promise.all(nodes.map((node) => connection.sendTo(node, [["script", "FLUSH", "SYNC"]])));
+      }
       const replies = await connection.send(fault === "cut" ? commands.slice(0, Math.ceil(commands.length / 2)) : commands, signal);
       if (fault === "cut" || fault === "reply lost") throw lost(fault);
       return replies;

@@ -25,6 +25,8 @@ export interface RedisServerOptions {
   readonly cores?: string;
   /** Where its files are; kept when it stops, and a `dump.rdb` in it is loaded at the start. @defaultValue a folder of its own, removed with it */
   readonly folder?: string;
+  /** Runs as a Sentinel with this configuration file, which it rewrites. */
+  readonly sentinelFile?: string;
 }
 
 /** Full path of the first of these programs on PATH, or null. */
@@ -64,19 +66,9 @@ export async function startRedisServer(options: RedisServerOptions = {}): Promis
   const discardFolder = async (): Promise<void> => {
     if (options.folder === undefined) await rm(folder, { recursive: true, force: true });
   };
-  const args = [
-    "--port",
-    String(port),
-    "--bind",
-    "127.0.0.1",
-    "--save",
-    "",
-    "--appendonly",
-    "no",
-    "--dir",
-    folder,
-    ...(options.args ?? []),
-  ];
+  const storage = ["--save", "", "--appendonly", "no"];
+  const kind = options.sentinelFile === undefined ? storage : [options.sentinelFile, "--sentinel"];
+  const args = [...kind, "--port", String(port), "--bind", "127.0.0.1", "--dir", folder, ...(options.args ?? [])];
   const [command, commandArgs] = options.cores === undefined ? [program, args] : ["taskset", ["-c", options.cores, program, ...args]];
   const child = spawn(command, commandArgs, { stdio: ["ignore", "pipe", "pipe"] });
   // A test run that dies takes its server along.
@@ -113,7 +105,7 @@ function ready(child: ChildProcess): Promise<void> {
     const timer = setTimeout(() => reject(new Error(`redis-server is not ready after 10 s:\n${output}`)), 10_000);
     const read = (chunk: Buffer) => {
       if (output.length < 65_536) output += chunk.toString();
-      if (output.includes("Ready to accept connections")) {
+      if (output.includes("Ready to accept connections") || output.includes("Sentinel ID is")) {
         clearTimeout(timer);
         resolve();
       }

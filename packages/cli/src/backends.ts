@@ -1,6 +1,7 @@
 import { type Backend, createMemoryBackend, createRedisBackend } from "@kvatlas/shared/backend";
 import type { RedisConfig } from "@kvatlas/shared/config/schema";
 import type { Logger } from "@kvatlas/shared/logger";
+import { hasRedis } from "@kvatlas/shared/redis-topology";
 
 /** `request` fails fast, for the path of requests; `background` waits for Redis to come back. */
 export type BackendRole = "request" | "background";
@@ -16,10 +17,10 @@ export function createBackends(redis: RedisConfig, logger: Logger): Backends {
   const opened = new Map<BackendRole | "memory", Backend>();
   return {
     open: (role) => {
-      const key = redis.url === null ? "memory" : role;
+      const key = !hasRedis(redis) ? "memory" : role;
       const earlier = opened.get(key);
       if (earlier !== undefined) return earlier;
-      const backend = redis.url === null ? createMemoryBackend() : createRedisBackend(redis, role, logger);
+      const backend = !hasRedis(redis) ? createMemoryBackend() : createRedisBackend(redis, role, logger);
       opened.set(key, backend);
       return backend;
     },

@@ -1,6 +1,7 @@
 import type { KvatlasConfig } from "@kvatlas/shared/config/schema";
 import { KvatlasError } from "@kvatlas/shared/errors";
 import type { Component } from "@kvatlas/shared/lifecycle";
+import { hasRedis } from "@kvatlas/shared/redis-topology";
 import { createPoolEncoder } from "./pool-encoder.ts";
 import type { ServiceDeps } from "./run-service.ts";
 
@@ -33,7 +34,7 @@ export function routerDeadlineMs(config: KvatlasConfig): number {
 
 /** @throws KVATLAS_CONFIG_INVALID: services of separate processes meet in Redis. */
 export function requireRedis(config: KvatlasConfig, service: string): void {
-  if (config.redis.url !== null) return;
+  if (hasRedis(config.redis)) return;
   throw new KvatlasError(
     "KVATLAS_CONFIG_INVALID",
     `redis.url: missing; ingester and router meet in Redis, so "kvatlas ${service}" needs it (KVATLAS_REDIS_URL=redis://host:6379). "kvatlas all-in-one" runs both in one process without Redis.`,

@@ -7,6 +7,7 @@ import type { BlockIndex } from "@kvatlas/shared/index/block-index";
 import { type Component, createLifecycle } from "@kvatlas/shared/lifecycle";
 import type { Logger } from "@kvatlas/shared/logger";
 import { createJobsConnection } from "@kvatlas/shared/redis-jobs";
+import { hasRedis } from "@kvatlas/shared/redis-topology";
 import type { EndpointRecord, EndpointRegistry } from "@kvatlas/shared/registry/endpoint-registry";
 import type { HousekeepingRecords } from "@kvatlas/shared/registry/housekeeping-records";
 import { MemoryHousekeepingRecords } from "@kvatlas/shared/registry/memory-housekeeping-records";
@@ -200,17 +201,16 @@ export function createIngester(deps: IngesterDeps, config: KvatlasConfig, option
     },
   };
   // Without Redis there is no fleet: this process does what there is to do.
-  const housekeeping: readonly Component[] =
-    config.redis.url === null
-      ? (["purge", "forget-departed"] as const).map((name) =>
-          periodically(name, (signal) => jobs[name].run(signal), jobs[name].everyMs, logger),
-        )
-      : [
-          createFleetHousekeeping(
-            { connect: () => createJobsConnection(config.redis, logger), jobs, logger, metrics: house },
-            { instanceId, lockMs: locksPerLease * settings.leaseTtlMs },
-          ),
-        ];
+  const housekeeping: readonly Component[] = !hasRedis(config.redis)
+    ? (["purge", "forget-departed"] as const).map((name) =>
+        periodically(name, (signal) => jobs[name].run(signal), jobs[name].everyMs, logger),
+      )
+    : [
+        createFleetHousekeeping(
+          { connect: () => createJobsConnection(config.redis, logger), jobs, logger, metrics: house },
+          { instanceId, lockMs: locksPerLease * settings.leaseTtlMs },
+        ),
+      ];
   let started = false;
 
   async function keepHouse(): Promise<void> {

@@ -3,8 +3,11 @@
 --
 -- KEYS[1]  seq of the shard (HASH: endpoint -> incarnation:fence:watermark)
 -- ARGV[1]  endpoint      ARGV[2] incarnation      ARGV[3] fence      ARGV[4] watermark at which the incarnation begins
--- returns  the position now: of this incarnation and fence when taken; another, unchanged, when the shard has seen a higher fence or incarnation
+-- ARGV[5]  '1' to open a shard of which nobody has a position
+-- returns  the position now: of this incarnation and fence when taken; another, unchanged, when the shard has seen a higher fence or incarnation;
+--          'new' when nobody has a position in the shard and the caller has not said to open it all the same: blocks may have survived their positions
 
+if ARGV[5] ~= '1' and redis.call('EXISTS', KEYS[1]) == 0 then return 'new' end
 local position = redis.call('HGET', KEYS[1], ARGV[1])
 local mark = ARGV[4]
 if position then

@@ -17,6 +17,6 @@ describe("a backend in memory", () => {
 describe("a backend in Redis", () => {
   it("needs to be told where Redis is", () => {
     const create = () => createRedisBackend({ url: null, keyPrefix: "kva", commandTimeoutMs: 50 }, "request", silentLogger);
-    expect(create).toThrow(/redis\.url is null/);
+    expect(create).toThrow(/No Redis is configured/);
   });
 });

@@ -7,6 +7,7 @@ import { createRedisBlockIndex } from "./index/redis-block-index.ts";
 import { createRedisKeys } from "./index/redis-keys.ts";
 import type { Logger } from "./logger.ts";
 import { createRedisConnection, type RedisRole } from "./redis.ts";
+import { redisTopology, shardsFor } from "./redis-topology.ts";
 import type { EndpointRegistry } from "./registry/endpoint-registry.ts";
 import type { HousekeepingRecords } from "./registry/housekeeping-records.ts";
 import { MemoryEndpointRegistry } from "./registry/memory-endpoint-registry.ts";
@@ -53,13 +54,15 @@ export function createMemoryBackend(options: BackendOptions = {}): Backend {
  * Index and registry in Redis over one connection (and one for changes, once somebody listens). Does not wait for Redis and never rejects because
  * it is away: every call says so until it is there.
  *
- * @throws KVATLAS_CONFIG_INVALID `config.url` is null.
+ * @throws KVATLAS_CONFIG_INVALID no Redis is configured, or a file of `config.tls` cannot be read.
  */
 export function createRedisBackend(config: RedisConfig, role: RedisRole, logger: Logger, options: BackendOptions = {}): Backend {
   const connection = createRedisConnection(config, role, logger);
   const keys = createRedisKeys(config.keyPrefix);
-  const index = observed(createRedisBlockIndex({ connection, keys }), options);
-  const registry = createRedisEndpointRegistry({ connection, keys });
+  const topology = redisTopology(config);
+  const index = observed(createRedisBlockIndex({ connection, keys }, { defaultShards: shardsFor(topology, 1) }), options);
+  const shards = async () => shardsFor(topology, (await connection.layout()).nodes.length);
+  const registry = createRedisEndpointRegistry({ connection, keys }, { shards });
   return {
     index,
     registry,

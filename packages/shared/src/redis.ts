@@ -1,8 +1,13 @@
-import { Redis } from "ioredis";
+import type { Redis } from "ioredis";
 import type { RedisConfig } from "./config/schema.ts";
 import { KvatlasError } from "./errors.ts";
 import type { Logger } from "./logger.ts";
+import { createServerClient, type RedisAccess } from "./redis-clients.ts";
+import { createClusterConnection } from "./redis-cluster.ts";
+import { cancelled, whenReady, withDeadline } from "./redis-deadline.ts";
 import { redisError } from "./redis-error.ts";
+import { reportConnection } from "./redis-report.ts";
+import { redisTopology, serversOf } from "./redis-topology.ts";
 
 /**
  * How a connection behaves when Redis is not there.
@@ -19,16 +24,29 @@ export type RedisCommand = readonly [name: string, ...args: (string | number)[]]
 /** The answer to one command of a batch: a value, or the error Redis answered with. */
 export type RedisReply = unknown;
 
-/** One connection to Redis, shared by everything in a process that has the same role. */
+/** The servers that hold the data: one, or the primaries of a cluster. */
+export interface RedisLayout {
+  /** `host:port`, sorted. */
+  readonly nodes: readonly string[];
+  /** Another one whenever other servers hold the data, or other parts of it. */
+  readonly version: string;
+}
+
+/** One connection to Redis, shared by everything in a process that has the same role. In a cluster: to each of its primaries. */
 export interface RedisConnection {
   readonly role: RedisRole;
   /**
-   * Sends commands in one go and gives their answers in order, errors that Redis answered with among them (see `redisError`).
+   * Sends commands in one go and gives their answers in order, errors that Redis answered with among them (see `redisError`). In a cluster each
+   * goes to the node of its first key, and only those of one slot run in order; keys of one command, or of one transaction, share a hash tag.
    *
    * @throws KVATLAS_REDIS_UNAVAILABLE not connected, connection lost or time-out: the commands may or may not have run.
    * @throws KVATLAS_DEADLINE_EXCEEDED the signal fired first; likewise.
    */
   send(commands: readonly RedisCommand[], signal?: AbortSignal): Promise<readonly RedisReply[]>;
+  /** The servers that hold the data, as far as this connection knows. @throws KVATLAS_REDIS_UNAVAILABLE */
+  layout(): Promise<RedisLayout>;
+  /** Like `send`, to one server of `layout`: for what is said of a server, not of a key. */
+  sendTo(node: string, commands: readonly RedisCommand[], signal?: AbortSignal): Promise<readonly RedisReply[]>;
   /** Calls back for every message of a channel, also after a reconnection. The second connection it takes is made on first use. */
   subscribe(channel: string, listener: () => void): () => void;
   /** True once Redis answers, false when it has not within `timeoutMs`. */
@@ -44,26 +62,40 @@ export const BACKGROUND_TIMEOUT_MS = 5_000;
 const SOCKET_TIMEOUT_MS = 10_000;
 const CONNECT_TIMEOUT_MS = 5_000;
 const MAX_RECONNECT_DELAY_MS = 1_000;
-const LOG_EVERY_MS = 10_000;
 
-/** Never rejects and does not wait: a Redis that cannot be reached is logged, and tried again. */
+/**
+ * Never rejects and does not wait: a Redis that cannot be reached is logged, and tried again.
+ *
+ * @throws KVATLAS_CONFIG_INVALID no Redis is configured, or a file of `tls` cannot be read.
+ */
 export function createRedisConnection(
-  config: Pick<RedisConfig, "url" | "commandTimeoutMs">,
+  config: RedisAccess & Pick<RedisConfig, "commandTimeoutMs">,
   role: RedisRole,
   logger: Logger,
 ): RedisConnection {
-  if (config.url === null) {
-    throw new KvatlasError(
-      "KVATLAS_CONFIG_INVALID",
-      "redis.url is null: there is no Redis to connect to. Set redis.url, or use the memory backend.",
-    );
+  const timeoutMs = role === "request" ? config.commandTimeoutMs : BACKGROUND_TIMEOUT_MS;
+  switch (redisTopology(config)) {
+    case "none":
+      throw new KvatlasError(
+        "KVATLAS_CONFIG_INVALID",
+        "No Redis is configured (redis.url, redis.cluster or redis.sentinel): there is none to connect to. Set one, or use the memory backend.",
+      );
+    case "cluster":
+      return createClusterConnection(
+        config,
+        { role, timeoutMs, socketTimeoutMs: SOCKET_TIMEOUT_MS, connectTimeoutMs: CONNECT_TIMEOUT_MS },
+        logger,
+      );
+    default:
+      return new ServerConnection(config, timeoutMs, role, logger);
   }
-  return new IoredisConnection(config.url, config.commandTimeoutMs, role, logger);
 }
 
-class IoredisConnection implements RedisConnection {
+/** To one server, or to the primary that Sentinels name. */
+class ServerConnection implements RedisConnection {
   readonly role: RedisRole;
-  readonly #url: string;
+  readonly #access: RedisAccess;
+  readonly #servers: string;
   readonly #timeoutMs: number;
   readonly #logger: Logger;
   readonly #client: Redis;
@@ -71,10 +103,11 @@ class IoredisConnection implements RedisConnection {
   #subscriber: Redis | null = null;
   #isClosed = false;
 
-  constructor(url: string, commandTimeoutMs: number, role: RedisRole, logger: Logger) {
+  constructor(access: RedisAccess, timeoutMs: number, role: RedisRole, logger: Logger) {
     this.role = role;
-    this.#url = url;
-    this.#timeoutMs = role === "request" ? commandTimeoutMs : BACKGROUND_TIMEOUT_MS;
+    this.#access = access;
+    this.#servers = serversOf(access);
+    this.#timeoutMs = timeoutMs;
     this.#logger = logger.child({ component: "redis", role });
     this.#client = this.#connect(role);
   }
@@ -87,7 +120,7 @@ class IoredisConnection implements RedisConnection {
     if (this.#client.status !== "ready") {
       // Queued commands would outlive their callers, so the waiting is done here.
       if (this.role === "request") throw this.#notConnected();
-      if (!(await this.#ready(this.#timeoutMs, signal))) throw signal?.aborted ? cancelled(signal) : this.#notConnected();
+      if (!(await whenReady(this.#client, this.#timeoutMs, signal))) throw signal?.aborted ? cancelled(signal) : this.#notConnected();
     }
     const pipeline = this.#client.pipeline();
     for (const [name, ...args] of commands) pipeline.call(name, args);
@@ -100,6 +133,17 @@ class IoredisConnection implements RedisConnection {
       if (error.name === "ReplyError") return error;
       throw redisError(error);
     });
+  }
+
+  sendTo(_node: string, commands: readonly RedisCommand[], signal?: AbortSignal): Promise<readonly RedisReply[]> {
+    return this.send(commands, signal);
+  }
+
+  async layout(): Promise<RedisLayout> {
+    // With Sentinel it is now this server, now that one.
+    const { remotePort } = this.#client.stream ?? {};
+    const isFixed = redisTopology(this.#access) === "single";
+    return { nodes: [this.#servers], version: isFixed || remotePort === undefined ? "0" : String(remotePort) };
   }
 
   subscribe(channel: string, listener: () => void): () => void {
@@ -120,7 +164,7 @@ class IoredisConnection implements RedisConnection {
   }
 
   async connected(timeoutMs: number): Promise<boolean> {
-    return this.#client.status === "ready" || (await this.#ready(timeoutMs));
+    return this.#client.status === "ready" || (await whenReady(this.#client, timeoutMs));
   }
 
   async close(): Promise<void> {
@@ -131,7 +175,7 @@ class IoredisConnection implements RedisConnection {
   }
 
   #connect(name: string): Redis {
-    const client = new Redis(this.#url, {
+    const client = createServerClient(this.#access, {
       connectionName: `kvatlas-${name}`,
       connectTimeout: CONNECT_TIMEOUT_MS,
       socketTimeout: SOCKET_TIMEOUT_MS,
@@ -142,7 +186,7 @@ class IoredisConnection implements RedisConnection {
       retryStrategy: (attempt) => Math.min(MAX_RECONNECT_DELAY_MS, 25 * 2 ** Math.min(attempt, 10)) * (0.5 + Math.random() / 2),
       reconnectOnError: (error) => (error.message.startsWith("READONLY") ? 1 : false),
     });
-    this.#report(client, name);
+    reportConnection(client, this.#logger, name, this.#servers);
     return client;
   }
 
@@ -154,80 +198,12 @@ class IoredisConnection implements RedisConnection {
     return subscriber;
   }
 
-  /** Says once when the connection is lost and why, again while it stays so, and when it is back. */
-  #report(client: Redis, name: string): void {
-    let lastLog = Number.NEGATIVE_INFINITY;
-    let isLost = false;
-    client.on("error", (error: Error) => {
-      isLost = true;
-      const now = performance.now();
-      if (now - lastLog < LOG_EVERY_MS) return;
-      lastLog = now;
-      this.#logger.warn({ connection: name, server: serverOf(this.#url), reason: error.message }, "redis cannot be reached; trying again");
-    });
-    client.on("ready", () => {
-      this.#logger.info({ connection: name, server: serverOf(this.#url) }, isLost ? "redis is back" : "connected to redis");
-      isLost = false;
-      lastLog = Number.NEGATIVE_INFINITY;
-    });
-  }
-
-  #ready(timeoutMs: number, signal?: AbortSignal): Promise<boolean> {
-    return new Promise((resolve) => {
-      const settle = (isReady: boolean) => {
-        clearTimeout(timer);
-        this.#client.off("ready", onReady);
-        this.#client.off("end", onEnd);
-        signal?.removeEventListener("abort", onEnd);
-        resolve(isReady);
-      };
-      const onReady = () => settle(true);
-      const onEnd = () => settle(false);
-      const timer = setTimeout(onEnd, timeoutMs);
-      this.#client.on("ready", onReady);
-      this.#client.on("end", onEnd);
-      signal?.addEventListener("abort", onEnd);
-    });
-  }
-
   #notConnected(): KvatlasError {
     return new KvatlasError(
       "KVATLAS_REDIS_UNAVAILABLE",
       this.#isClosed
         ? "The connection to Redis has been closed."
-        : `Not connected to Redis at ${serverOf(this.#url)}; trying again in the background.`,
+        : `Not connected to Redis at ${this.#servers}; trying again in the background.`,
     );
-  }
-}
-
-function withDeadline<T>(promise: Promise<T>, timeoutMs: number, signal: AbortSignal | undefined): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const onAbort = () => settle(() => reject(signal === undefined ? null : cancelled(signal)));
-    const onTimeout = () =>
-      settle(() => reject(new KvatlasError("KVATLAS_REDIS_UNAVAILABLE", `Redis did not answer within ${Math.round(timeoutMs)} ms.`)));
-    const timer = setTimeout(onTimeout, timeoutMs);
-    signal?.addEventListener("abort", onAbort);
-    const settle = (outcome: () => void) => {
-      clearTimeout(timer);
-      signal?.removeEventListener("abort", onAbort);
-      outcome();
-    };
-    promise.then(
-      (value) => settle(() => resolve(value)),
-      (error) => settle(() => reject(redisError(error))),
-    );
-  });
-}
-
-function cancelled(signal: AbortSignal): KvatlasError {
-  return new KvatlasError("KVATLAS_DEADLINE_EXCEEDED", "The call was cancelled before Redis answered.", { cause: signal.reason });
-}
-
-/** Host and port of a URL, without user and password. */
-function serverOf(url: string): string {
-  try {
-    return new URL(url).host;
-  } catch {
-    return "(unreadable redis.url)";
   }
 }

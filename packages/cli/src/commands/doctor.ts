@@ -1,6 +1,7 @@
 import type { KvatlasConfig } from "@kvatlas/shared/config/schema";
 import { createLogger, type Logger } from "@kvatlas/shared/logger";
 import { createRedisConnection } from "@kvatlas/shared/redis";
+import { hasRedis } from "@kvatlas/shared/redis-topology";
 import type { EndpointRecord } from "@kvatlas/shared/registry/endpoint-registry";
 import { createBackends } from "../backends.ts";
 import type { Command } from "../command.ts";
@@ -62,7 +63,7 @@ async function checkRedis(
   logger: Logger,
 ): Promise<{ readonly verdicts: readonly Verdict[]; readonly endpoints: readonly EndpointRecord[] }> {
   const { redis } = config;
-  if (redis.url === null) {
+  if (!hasRedis(redis)) {
     return {
       verdicts: [skipped("redis", "", "redis.url is not set: the index of `kvatlas all-in-one` is visible only inside its process.")],
       endpoints: [],

@@ -21,7 +21,13 @@ describe("loadConfig", () => {
     const { config, warnings } = loadConfig({});
     expect(warnings).toEqual([]);
     expect(config.router.listen).toBe("0.0.0.0:8080");
-    expect(config.redis).toEqual({ url: null, keyPrefix: "kva", commandTimeoutMs: 50 });
+    expect(config.redis).toMatchObject({
+      url: null,
+      cluster: [],
+      sentinel: { name: null, nodes: [] },
+      keyPrefix: "kva",
+      commandTimeoutMs: 50,
+    });
     expect(config.router.mediumWeights.cpu).toBe(0.8);
   });
 
@@ -87,6 +93,34 @@ pools:
         - ingester: got 5, expected map of admin, bind, bindHttpPort, bindReplayPort, instanceId, leaseTtlMs, heartbeatMs, scrapeIntervalMs, hungAfterMs, flushIntervalMs, maxBatchOps, maxQueuedBytes, replayTimeoutMs.
         - log: got a list of 1, expected map of level.
         - rooter: unknown key. Did you mean "router"?"
+    `);
+  });
+
+  it("takes one Redis in one of three forms, with TLS, from file and environment", () => {
+    const { redis } = load("redis: { sentinel: { name: mymaster, nodes: [a:26379, b:26379] }, tls: { caFile: /etc/ca.pem } }", {
+      KVATLAS_REDIS_PASSWORD: "secret",
+      KVATLAS_REDIS_TLS_SERVERNAME: "redis.internal",
+    }).config;
+    expect(redis.sentinel).toMatchObject({ name: "mymaster", nodes: ["a:26379", "b:26379"] });
+    expect(redis).toMatchObject({ password: "secret", tls: { enabled: false, caFile: "/etc/ca.pem", servername: "redis.internal" } });
+    expect(loadConfig({ env: { KVATLAS_REDIS_CLUSTER: "[a:7000, b:7001]" } }).config.redis.cluster).toEqual(["a:7000", "b:7001"]);
+    expect(
+      problemsOf(
+        "redis: { url: redis://a, cluster: [b:7000, c], sentinel: { name: m, username: u }, username: u, database: 3, tls: { keyFile: k } }",
+      ),
+    ).toContain('redis.cluster[1]: got "c", expected host:port.');
+    expect(
+      problemsOf(
+        "redis: { url: redis://a, cluster: [b:7000], sentinel: { name: m, username: u }, username: u, database: 3, tls: { keyFile: k } }",
+      ),
+    ).toMatchInlineSnapshot(`
+      "6 problems in kvatlas.yaml:
+        - redis.url and redis.cluster: both set; name one Redis.
+        - redis.sentinel.nodes: missing; name the Sentinels, e.g. [sentinel-0:26379].
+        - redis.password: missing; redis.username needs one.
+        - redis.sentinel.password: missing; redis.sentinel.username needs one.
+        - redis.tls.certFile: missing; redis.tls.keyFile needs it.
+        - redis.database: only with redis.sentinel; a URL names its database at the end, a cluster has one."
     `);
   });
 

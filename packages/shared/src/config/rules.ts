@@ -2,7 +2,7 @@ import type { KvatlasConfig } from "./schema.ts";
 
 /** What no single field can say: settings that contradict each other, one sentence each. */
 export function contradictions(config: KvatlasConfig): readonly string[] {
-  const problems: string[] = [];
+  const problems: string[] = [...redisContradictions(config.redis)];
   reportRepeats(
     config.pools.map((pool, i) => [pool.name, `pools[${i}].name`]),
     (value, where, first) => `${where}: "${value}" is also ${first}; names of pools are unique.`,
@@ -41,6 +41,31 @@ export function contradictions(config: KvatlasConfig): readonly string[] {
       `ingester.leaseTtlMs: got ${config.ingester.leaseTtlMs}, expected at least twice ingester.heartbeatMs (${config.ingester.heartbeatMs}), so that one late beat loses no endpoint.`,
     );
   }
+  return problems;
+}
+
+function redisContradictions(redis: KvatlasConfig["redis"]): string[] {
+  const { url, cluster, sentinel, tls } = redis;
+  const problems: string[] = [];
+  const named = [
+    ...(url === null ? [] : ["redis.url"]),
+    ...(cluster.length === 0 ? [] : ["redis.cluster"]),
+    ...(sentinel.nodes.length === 0 ? [] : ["redis.sentinel"]),
+  ];
+  if (named.length > 1) problems.push(`${named.join(" and ")}: both set; name one Redis.`);
+  if (sentinel.name !== null && sentinel.nodes.length === 0)
+    problems.push("redis.sentinel.nodes: missing; name the Sentinels, e.g. [sentinel-0:26379].");
+  if (sentinel.name === null && sentinel.nodes.length > 0)
+    problems.push("redis.sentinel.name: missing; the name under which the Sentinels watch the primary, often mymaster.");
+  if (redis.username !== null && redis.password === null) problems.push("redis.password: missing; redis.username needs one.");
+  if (sentinel.username !== null && sentinel.password === null)
+    problems.push("redis.sentinel.password: missing; redis.sentinel.username needs one.");
+  if ((tls.certFile === null) !== (tls.keyFile === null)) {
+    const [missing, given] = tls.certFile === null ? ["certFile", "keyFile"] : ["keyFile", "certFile"];
+    problems.push(`redis.tls.${missing}: missing; redis.tls.${given} needs it.`);
+  }
+  if (redis.database !== null && sentinel.nodes.length === 0)
+    problems.push("redis.database: only with redis.sentinel; a URL names its database at the end, a cluster has one.");
   return problems;
 }
 

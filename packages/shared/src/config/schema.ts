@@ -26,8 +26,37 @@ export const redisSchema = z.strictObject({
     .nullable()
     .default(null)
     .describe(
-      "Redis or Valkey, e.g. redis://user:secret@host:6379/0; rediss:// for TLS. Null keeps index and registry in the memory of one process.",
+      "One Redis or Valkey, e.g. redis://user:secret@host:6379/0; rediss:// for TLS. Without url, cluster and sentinel, index and registry are in the memory of one process.",
     ),
+  cluster: z
+    .array(hostPort.describe("A node."))
+    .default([])
+    .describe("Redis Cluster: some of its nodes; the others are learned from them."),
+  sentinel: z
+    .strictObject({
+      name: z.string().min(1).nullable().default(null).describe("Name under which the Sentinels watch the primary."),
+      nodes: z
+        .array(hostPort.describe("A Sentinel."))
+        .default([])
+        .describe("The Sentinels. They are asked for the primary, and followed when it fails over."),
+      username: z.string().min(1).nullable().default(null).describe("User at the Sentinels, where they ask for one."),
+      password: z.string().min(1).nullable().default(null).describe("Password at the Sentinels."),
+    })
+    .prefault({})
+    .describe("Redis behind Sentinel."),
+  username: z.string().min(1).nullable().default(null).describe("User; wins over that of the URL."),
+  password: z.string().min(1).nullable().default(null).describe("Password; wins over that of the URL."),
+  database: z.int().min(0).max(65_535).nullable().default(null).describe("With sentinel: number of the database; null: 0."),
+  tls: z
+    .strictObject({
+      enabled: z.boolean().default(false).describe("TLS; rediss:// and any of the files below say so as well."),
+      caFile: z.string().min(1).nullable().default(null).describe("PEM file with the authorities to trust; null: those of the system."),
+      certFile: z.string().min(1).nullable().default(null).describe("PEM file with this client's certificate, where Redis asks for one."),
+      keyFile: z.string().min(1).nullable().default(null).describe("PEM file with the key of certFile."),
+      servername: z.string().min(1).nullable().default(null).describe("Name that the server's certificate must have; null: the host's."),
+    })
+    .prefault({})
+    .describe("TLS to Redis (and to the Sentinels)."),
   keyPrefix: z
     .string()
     .regex(/^[A-Za-z0-9._-]{1,32}$/)
@@ -238,4 +267,7 @@ export type PoolConfig = z.output<typeof poolSchema>;
 export type RouterConfig = z.output<typeof routerSchema>;
 export type IngesterConfig = z.output<typeof ingesterSchema>;
 export type HousekeepingConfig = z.output<typeof housekeepingSchema>;
-export type RedisConfig = z.output<typeof redisSchema>;
+type RedisSection = z.output<typeof redisSchema>;
+/** The section `redis`. What is left out is as if it were not configured. */
+export type RedisConfig = Pick<RedisSection, "url" | "keyPrefix" | "commandTimeoutMs"> &
+  Partial<Omit<RedisSection, "url" | "keyPrefix" | "commandTimeoutMs">>;

@@ -1,6 +1,7 @@
 import { LRUCache } from "lru-cache";
 import type { RedisConnection } from "../redis.ts";
 import { redisError } from "../redis-error.ts";
+import { scanPage } from "../redis-scan.ts";
 import { type RedisScript, readScript, runScript } from "../redis-scripts.ts";
 import type { BlockKey, EndpointId, ScopeId } from "../types.ts";
 import type {
@@ -58,22 +59,37 @@ class RedisBlockIndex implements BlockIndex {
   /** A scope's number of shards never changes once it is registered. */
   readonly #shards = new LRUCache<ScopeId, number>({ max: MAX_SCOPES_REMEMBERED });
   readonly #purges = new Map<ScopeId, Purge>();
-  readonly #scripts: { readonly apply: RedisScript; readonly open: RedisScript; readonly sweep: RedisScript; readonly read: RedisScript };
+  readonly #scripts: {
+    readonly apply: RedisScript;
+    readonly open: RedisScript;
+    readonly sweep: RedisScript;
+    readonly read: RedisScript;
+    readonly remember: RedisScript;
+  };
 
   constructor(deps: RedisBlockIndexDeps, options: RedisBlockIndexOptions) {
     this.#connection = deps.connection;
     this.#keys = deps.keys;
     this.#defaultShards = options.defaultShards ?? 1;
     this.#maxOpsPerCall = options.maxOpsPerCall ?? 500;
-    this.#scripts = { apply: readScript("apply-1"), open: readScript("open-1"), sweep: readScript("sweep-1"), read: readScript("read-1") };
+    this.#scripts = {
+      apply: readScript("apply-1"),
+      open: readScript("open-1"),
+      sweep: readScript("sweep-1"),
+      read: readScript("read-1"),
+      remember: readScript("remember-1"),
+    };
   }
 
   async openWriter(target: WriterTarget): Promise<IndexWriter> {
     const [shards = this.#defaultShards] = await this.#shardsOf([target.scope]);
     const { apply, open } = this.#scripts;
     const purge = () => this.#purge(target.scope);
+    const remember = async (incarnation: number) => {
+      await runScript(this.#connection, this.#scripts.remember, [{ keys: [this.#keys.incarnations], args: [incarnation] }]);
+    };
     return openRedisWriter(
-      { connection: this.#connection, keys: this.#keys, apply, open, purge },
+      { connection: this.#connection, keys: this.#keys, apply, open, purge, remember },
       { shards, maxOpsPerCall: this.#maxOpsPerCall },
       target,
     );
@@ -109,6 +125,7 @@ class RedisBlockIndex implements BlockIndex {
   ): Promise<{ readonly next: string | null; readonly examined: number; readonly dropped: number }> {
     const [shards = this.#defaultShards] = await this.#shardsOf([scope]);
     const { next, keys } = await this.#page(scope, cursor, limit);
+    if (keys.length === 0) return { next, examined: 0, dropped: 0 };
     const byShard = new Map<number, string>();
     for (const key of keys) {
       const shard = shardOf(key, shards);
@@ -190,9 +207,8 @@ class RedisBlockIndex implements BlockIndex {
     cursor: string,
     limit: number,
   ): Promise<{ readonly next: string | null; readonly keys: readonly BlockKey[] }> {
-    const [page] = await this.#read([["scan", cursor, "MATCH", this.#keys.blockPattern(scope), "COUNT", limit]]);
-    const [next, found] = page as [string, string[]];
-    return { next: next === "0" ? null : next, keys: found.map(blockKeyOf) };
+    const { next, keys } = await scanPage(this.#connection, cursor, limit, this.#keys.blockPattern(scope));
+    return { next, keys: keys.map(blockKeyOf) };
   }
 
   /** Number of shards of each scope; read once for each that is registered. */

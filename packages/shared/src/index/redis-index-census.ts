@@ -1,5 +1,6 @@
 import type { RedisCommand, RedisConnection } from "../redis.ts";
 import { redisError } from "../redis-error.ts";
+import { scanPage } from "../redis-scan.ts";
 import type { EndpointId, ScopeId } from "../types.ts";
 import type { IndexCensus, ScopeCensus } from "./block-index.ts";
 import { tally } from "./index-census.ts";
@@ -39,12 +40,11 @@ export async function takeCensus({ connection, keys }: CensusDeps, maxKeys: numb
   const tallies = new Map<ScopeId, ScopeTally>();
   for (const scope of scopes.values()) tallies.set(scope, { blocks: 0, holders: new Map(), weighed: 0, bytes: 0 });
   const positions = new Map<string, Readonly<Record<string, string>>>();
-  let cursor = "0";
+  let cursor: string | null = "0";
   let examined = 0;
   let met = 0;
   do {
-    const [page] = await read([["scan", cursor, "COUNT", KEYS_PER_PAGE]]);
-    const [next, found] = page as [string, string[]];
+    const { next, keys: found } = await scanPage(connection, cursor, KEYS_PER_PAGE);
     cursor = next;
     examined += found.length;
     const blocks = found.flatMap((key) => {
@@ -74,15 +74,17 @@ export async function takeCensus({ connection, keys }: CensusDeps, maxKeys: numb
       counts.weighed += 1;
       counts.bytes += bytes;
     }
-  } while (cursor !== "0" && examined < maxKeys);
-  const [total] = await read([["dbsize"]]);
-  const isExact = cursor === "0";
-  const factor = isExact || examined === 0 ? 1 : Math.max(1, Number(total) / examined);
+  } while (cursor !== null && examined < maxKeys);
+  const { nodes } = await connection.layout();
+  const sizes = await Promise.all(nodes.map((node) => connection.sendTo(node, [["dbsize"]])));
+  const total = sizes.reduce((sum, [size]) => sum + (typeof size === "number" ? size : 0), 0);
+  const isExact = cursor === null;
+  const factor = isExact || examined === 0 ? 1 : Math.max(1, total / examined);
   return {
     scopes: new Map([...tallies].map(([scope, counts]) => [scope, project(counts, factor)])),
     isExact,
     examined,
-    total: Number(total),
+    total,
   };
 }
 

@@ -15,6 +15,8 @@ export interface RedisWriterDeps {
   readonly open: RedisScript;
   /** Drops all dead entries of the scope: those of endpoints that `seq` does not name among them. */
   readonly purge: () => Promise<void>;
+  /** Makes sure that no incarnation up to this number is given to anybody any more. */
+  readonly remember: (incarnation: number) => Promise<void>;
 }
 
 export interface RedisWriterOptions {
@@ -192,6 +194,8 @@ class RedisIndexWriter implements IndexWriter {
         );
       }
     }
+    // Nor may the registry have forgotten that this incarnation was given away: blocks of it are written from here on.
+    await this.#deps.remember(incarnation);
     // Where one shard has lost something, others may have too.
     this.#shards = await openShards(this.#deps, this.#options, this.target);
     this.#applied = Math.min(this.#applied, lowest(this.#shards));
@@ -214,21 +218,40 @@ class RedisIndexWriter implements IndexWriter {
   }
 }
 
+/**
+ * Opens every shard. A shard that nobody has a position in is new, or has lost its positions and not its blocks (somebody deleted or evicted `seq`).
+ * Those blocks are dead now and would come to life, and count twice, with the positions: so they are dropped before the first one is written.
+ */
 async function openShards(deps: RedisWriterDeps, options: RedisWriterOptions, target: WriterTarget): Promise<ShardState[]> {
   const begin = { seq: target.from - 1, part: null };
-  const calls = Array.from({ length: options.shards }, (_, shard) => ({
-    keys: [deps.keys.seq(target.scope, shard)],
-    args: [target.endpoint, target.incarnation, target.fence, formatWatermark(begin)],
-  }));
-  const replies = await runScript(deps.connection, deps.open, calls);
-  return replies.map((reply, shard) => {
+  const open = (shards: readonly number[], isSwept: boolean) =>
+    runScript(
+      deps.connection,
+      deps.open,
+      shards.map((shard) => ({
+        keys: [deps.keys.seq(target.scope, shard)],
+        args: [target.endpoint, target.incarnation, target.fence, formatWatermark(begin), isSwept ? 1 : 0],
+      })),
+    );
+  const all = Array.from({ length: options.shards }, (_, shard) => shard);
+  const replies = [...(await open(all, false))];
+  const unknown = all.filter((shard) => replies[shard] === "new");
+  if (unknown.length > 0) {
+    await deps.purge();
+    const again = await open(unknown, true);
+    for (const [i, shard] of unknown.entries()) replies[shard] = again[i];
+  }
+  const states: ShardState[] = [];
+  for (const [shard, reply] of replies.entries()) {
     // The script has left this very fence and incarnation behind, or it has left the higher ones it found.
     const found = explainMismatch(reply, target, begin);
+    if (found.kind === "stale") await deps.remember(found.position.incarnation);
     if (found.kind === "fenced" || found.kind === "stale") throw refusal(target, found);
     if (found.kind === "lost")
       throw new KvatlasError("KVATLAS_REDIS_UNAVAILABLE", `Opening shard ${shard} was answered with ${String(reply)}.`);
-    return { shard, mark: found.mark, witness: null };
-  });
+    states.push({ shard, mark: found.mark, witness: null });
+  }
+  return states;
 }
 
 function refusal(target: WriterTarget, { kind, position }: Extract<Mismatch, { kind: "fenced" | "stale" }>): KvatlasError {

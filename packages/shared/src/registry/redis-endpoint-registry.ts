@@ -37,15 +37,15 @@ export interface RedisRegistryDeps {
 }
 
 export interface RedisRegistryOptions {
-  /** Shards of scopes registered from now on: 1 on a single Redis, 16 on a cluster. @defaultValue 1 */
-  readonly shards?: number;
+  /** Shards of scopes registered from now on: 1 on a single Redis, 16 or more on a cluster. @defaultValue 1 */
+  readonly shards?: number | (() => Promise<number>);
 }
 
 /** Fields per command where a list may be long: keeps Redis responsive. */
 const FIELDS_PER_COMMAND = 1_000;
 
-/** Tries at a higher incarnation number when Redis has lost the latest numbers. */
-const MAX_INCARNATION_TRIES = 100;
+/** Tries at a higher incarnation number when Redis has lost the latest numbers: the second one succeeds, unless it keeps losing them. */
+const MAX_INCARNATION_TRIES = 10;
 
 /** The registry in Redis; docs/redis-schema.md shows it from the outside. Does not own its connection. */
 export function createRedisEndpointRegistry(deps: RedisRegistryDeps, options: RedisRegistryOptions = {}): EndpointRegistry {
@@ -56,13 +56,14 @@ class RedisEndpointRegistry implements EndpointRegistry {
   readonly #connection: RedisConnection;
   readonly #keys: RedisKeys;
   readonly #clock: Clock;
-  readonly #shards: number;
+  readonly #shards: number | (() => Promise<number>);
   readonly #stops = new Set<() => void>();
   readonly #scripts = {
     acquire: readScript("acquire-2"),
     renew: readScript("renew-2"),
     describe: readScript("describe-1"),
     incarnate: readScript("incarnate-1"),
+    remember: readScript("remember-1"),
   };
 
   constructor(deps: RedisRegistryDeps, options: RedisRegistryOptions) {
@@ -120,7 +121,12 @@ class RedisEndpointRegistry implements EndpointRegistry {
       const incarnation = Number(next);
       const before = Number(await this.#run("incarnate", [this.#keys.meta(endpoint)], [lease.fence, incarnation, from]));
       if (before === -1) return null;
-      if (before === -2) continue;
+      if (before === -2) {
+        // The counter has been lost, and the endpoint's own number has not.
+        const { incarnation: used } = await this.state(endpoint);
+        await this.#run("remember", [this.#keys.incarnations], [used]);
+        continue;
+      }
       await this.#send([
         ["unlink", this.#keys.engineHashes(endpoint, before)],
         ["publish", this.#keys.changes, endpoint],
@@ -129,7 +135,7 @@ class RedisEndpointRegistry implements EndpointRegistry {
     }
     throw new KvatlasError(
       "KVATLAS_REDIS_UNAVAILABLE",
-      `${this.#keys.incarnations} is far below the incarnation of ${endpoint}: it has been lost or set by hand. Remove the endpoint's meta, or raise the number.`,
+      `${this.#keys.incarnations} stays below the incarnation of ${endpoint}, however often it is raised: is something else writing to it?`,
     );
   }
 
@@ -164,7 +170,8 @@ class RedisEndpointRegistry implements EndpointRegistry {
   }
 
   async ensureScope(scope: ScopeId, spec: ScopeSpec): Promise<number> {
-    const text = scopeToText(scope, spec, this.#shards, new Date(this.#clock.now()).toISOString());
+    const shards = typeof this.#shards === "number" ? this.#shards : await this.#shards();
+    const text = scopeToText(scope, spec, shards, new Date(this.#clock.now()).toISOString());
     const [isNew, reply] = await this.#send([
       ["hsetnx", this.#keys.scopes, scope, text],
       ["hgetall", this.#keys.scopes],
@@ -272,7 +279,11 @@ class RedisEndpointRegistry implements EndpointRegistry {
     await this.#send([["publish", this.#keys.changes, what]]);
   }
 
-  async #run(script: "acquire" | "renew" | "describe" | "incarnate", keys: string[], args: (string | number)[]): Promise<RedisReply> {
+  async #run(
+    script: "acquire" | "renew" | "describe" | "incarnate" | "remember",
+    keys: string[],
+    args: (string | number)[],
+  ): Promise<RedisReply> {
     const [reply] = await runScript(this.#connection, this.#scripts[script], [{ keys, args }]);
     return reply;
   }

@@ -1,6 +1,7 @@
 import { engineHashesOf, type RedisKeys } from "../index/redis-keys.ts";
 import type { RedisCommand, RedisConnection, RedisReply } from "../redis.ts";
 import { redisError } from "../redis-error.ts";
+import { scanPage } from "../redis-scan.ts";
 import type { EndpointId } from "../types.ts";
 import type { HousekeepingRecords, RebuildRequest } from "./housekeeping-records.ts";
 
@@ -44,8 +45,7 @@ export function createRedisHousekeepingRecords(deps: RedisHousekeepingDeps): Hou
         await send(["hdel", keys.rebuild, endpoint]);
     },
     sweepEngineHashes: async (cursor, limit) => {
-      const [page] = await send(["scan", cursor, "MATCH", keys.engineHashesPattern, "COUNT", limit]);
-      const [next, found] = page as [string, string[]];
+      const { next, keys: found } = await scanPage(connection, cursor, limit, keys.engineHashesPattern);
       const tables = found.flatMap((key) => {
         const table = engineHashesOf(key);
         return table === null ? [] : [{ key, ...table }];
@@ -58,7 +58,7 @@ export function createRedisHousekeepingRecords(deps: RedisHousekeepingDeps): Hou
         return now === 0 || incarnation < now;
       });
       if (dead.length > 0) await send(...dead.map(({ key }) => ["unlink", key] as const));
-      return { next: next === "0" ? null : next, examined: tables.length, dropped: dead.length };
+      return { next, examined: tables.length, dropped: dead.length };
     },
   };
 }
