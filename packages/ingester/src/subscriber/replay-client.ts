@@ -29,6 +29,9 @@ export interface ReplayOptions {
   readonly signal: AbortSignal;
 }
 
+/** Messages in one reply that cannot be read or are older than what was asked for: past it nobody sensible is answering. */
+const maxUseless = 10_000;
+
 interface Attempt {
   readonly end: "complete" | "silent" | "hole" | "full" | "stopped";
   readonly next: number;
@@ -58,7 +61,7 @@ export async function replay(
     frames += attempt.frames;
     if (attempt.end === "complete") return { kind: "complete", next: attempt.next, frames };
     if (attempt.end === "stopped") return { kind: "stopped", frames };
-    barren = attempt.next > next || attempt.end === "full" ? 0 : barren + 1;
+    barren = attempt.next > next ? 0 : barren + 1;
     holeAt = attempt.end === "hole" ? attempt.next : -1;
     next = attempt.next;
     if (barren >= options.maxAttempts) return { kind: "silent", next, frames };
@@ -123,14 +126,16 @@ async function read(
   from: number,
   buffer: ReplayBuffer,
 ): Promise<"complete" | "silent" | "full"> {
+  let useless = 0;
   try {
     socket.connect(address);
     await socket.send([new Uint8Array(0), writeSeq(from)]);
     while (!socket.closed) {
       const message = parseReplayMessage(await socket.receive());
       if (message === "end") return "complete";
-      if (message === null) {
-        deps.logger.warn({ address }, "a replay message was not understood and is passed over");
+      if (message === null || message.seq < from) {
+        if (useless === 0) deps.logger.warn({ address, from }, "a replay message was not understood or not asked for, and is passed over");
+        if (++useless > maxUseless) return "silent";
         continue;
       }
       if (!buffer.push(message)) return "full";
