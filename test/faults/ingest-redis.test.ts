@@ -172,6 +172,32 @@ describe("Redis under an ingester", () => {
     expect(await rig.metric("kvatlas_ingester_gaps_total", { cause: "behind" })).toBe(1);
   });
 
+  it("loses acknowledged writes while nothing is published: they are replayed all the same (seed 47)", async () => {
+    const server = await redis();
+    const store = storeOn(server.port);
+    const publisher = await publisherWith();
+    const rig = await ingest(publisher, store);
+    await caughtUp(rig);
+    const prompt = new TestPrompt(1, 4);
+    await publisher.publish([prompt.stored(0, 2)]);
+    await expectHeld(store, prompt, [1, 1, 0, 0]);
+    const client = new Redis(server.port, "127.0.0.1");
+    cleanups.push(async () => client.disconnect());
+    const scope = (await recordOf(store, address))?.meta.scope;
+    if (scope === undefined || scope === null) throw new Error("the scope is known by now");
+    const seq = createRedisKeys("kva").seq(scope, 0);
+    const [position, block] = [await client.dumpBuffer(seq), createRedisKeys("kva").block(scope, 0, prompt.keys[1] ?? ("" as never))];
+    const entry = await client.dumpBuffer(block);
+    await publisher.publish([prompt.removed(1)]);
+    await expectHeld(store, prompt, [1, 0, 0, 0]);
+    if (position === null || entry === null) throw new Error("both were there");
+    await client.restore(seq, 0, position, "REPLACE");
+    await client.restore(block, 0, entry, "REPLACE");
+    expect(await heldBy(store, address, prompt.keys)).toEqual([1, 1, 0, 0]);
+    await expectHeld(store, prompt, [1, 0, 0, 0]);
+    expect(await rig.metric("kvatlas_ingester_gaps_total", { cause: "behind" })).toBe(1);
+  });
+
   it("hands an endpoint of a silent ingester to another, and refuses the silent one's writes", async () => {
     const server = await redis();
     const store = storeOn(server.port);

@@ -132,6 +132,20 @@ describe("simulated replicas", () => {
     expect(await heldBy(store, simulator.address, [...everSeen] as BlockKey[])).toEqual([...everSeen].map(() => 0));
   });
 
+  it("asks an engine that works and is not heard (seed 53)", async () => {
+    const store = memoryStore();
+    const simulator = await simulate();
+    const rig = await ingest(store, [simulator]);
+    const everSeen = new Set<string>();
+    await simulator.applyFaults({ slowJoin: 100, restart: true });
+    // Whatever made it ask so far has been answered.
+    await eventually(async () => expect((await recordOf(store, simulator.address))?.meta.processStartSeconds).not.toBeNull());
+    await eventually(() => expect([...rig.ingester.owned().values()]).toEqual([{ isCaughtUp: true }]));
+    await complete(simulator, prompt(0, 200));
+    await expectEqualToTruth(store, simulator, everSeen);
+    expect(everSeen.size).toBeGreaterThan(0);
+  });
+
   it("forgets the cache of an engine that falls asleep, before any event says so", async () => {
     const store = memoryStore();
     const simulator = await simulate();

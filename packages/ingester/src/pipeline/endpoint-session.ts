@@ -177,7 +177,7 @@ export class EndpointSession {
     const progress = metricsOfRank(observation.metrics, this.target.rank)?.progress ?? this.#progress;
     if (progress !== this.#progress) {
       this.#progress = progress;
-      this.#agenda.heard();
+      this.#agenda.worked();
       this.#wakeUp.notify();
     }
     const seen = observation.metrics?.processStartSeconds ?? null;

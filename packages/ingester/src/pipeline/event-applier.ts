@@ -97,7 +97,7 @@ export class EventApplier {
     return this.#lastTaken;
   }
 
-  /** Monotonic ms at which `write` is due; null when nothing waits. */
+  /** Monotonic ms at which `write` is due; null before anything can be written. */
   get dueAt(): number | null {
     return this.#feed?.dueAt ?? null;
   }

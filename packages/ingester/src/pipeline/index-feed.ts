@@ -28,6 +28,8 @@ export interface FedBatch extends SequencedOps {
   readonly receivedAt: number | null;
 }
 
+/** A store that has not been written to for this long is asked whether it still has what it acknowledged. */
+const storeCheckMs = 2_000;
 /** Batches without operations are small, but not nothing: a group has at most this many batches. */
 const maxGroupBatches = 1_000;
 
@@ -43,6 +45,8 @@ export class IndexFeed {
   #group: FedBatch[] = [];
   #groupOps = 0;
   #groupSince = 0;
+  /** Monotonic ms at which the store last had everything, as far as it said. */
+  #confirmedAt: number;
   #writing: Promise<void> | null = null;
   #hasFailed = false;
 
@@ -50,6 +54,7 @@ export class IndexFeed {
     this.#deps = deps;
     this.#options = options;
     this.#writer = writer;
+    this.#confirmedAt = deps.clock.monotonic();
   }
 
   get writer(): IndexWriter {
@@ -61,10 +66,11 @@ export class IndexFeed {
     this.#onEmptied = listener;
   }
 
-  /** Monotonic ms at which the waiting group is to be written; null when nothing waits. */
-  get dueAt(): number | null {
+  /** Monotonic ms at which the waiting group is to be written, or the store to be asked where nothing waits. */
+  get dueAt(): number {
     if (this.#hasFailed) return Number.NEGATIVE_INFINITY;
-    return this.#group.length === 0 ? null : this.#groupSince + this.#options.flushIntervalMs;
+    if (this.#group.length > 0) return this.#groupSince + this.#options.flushIntervalMs;
+    return this.#confirmedAt + storeCheckMs;
   }
 
   /** Takes a batch in; returns a promise only when the group was full and a write had to be waited for. */
@@ -76,10 +82,16 @@ export class IndexFeed {
     return full ? this.write() : undefined;
   }
 
-  /** Begins to write the waiting group, after the write under way. Resolves when the new write has begun. */
+  /**
+   * Begins to write the waiting group, after the write under way. Resolves when the new write has begun. With nothing to write for a while, sees
+   * that the store has lost nothing: a failover shows by no write that nobody makes.
+   */
   async write(): Promise<void> {
     await this.#finishWriting();
-    if (this.#group.length === 0) return;
+    if (this.#group.length === 0) {
+      if (this.#deps.clock.monotonic() >= this.#confirmedAt + storeCheckMs) await this.#confirm();
+      return;
+    }
     const group = this.#group;
     this.#group = [];
     this.#groupOps = 0;
@@ -106,6 +118,12 @@ export class IndexFeed {
     this.#hasFailed = false;
   }
 
+  async #confirm(): Promise<void> {
+    const { clock, metrics, logger } = this.#deps;
+    await untilStored(() => this.#writer.verify(), { logger, onRetry: () => metrics.storeRetries.inc() }, this.#options.signal);
+    this.#confirmedAt = clock.monotonic();
+  }
+
   async #finishWriting(): Promise<void> {
     const writing = this.#writing;
     if (writing === null) return;
@@ -124,6 +142,7 @@ export class IndexFeed {
     const onEmptied = this.#onEmptied;
     const result = await untilStored(() => this.#writer.apply(group, { reportEmptied: onEmptied !== null }), retry, this.#options.signal);
     const doneAt = clock.monotonic();
+    this.#confirmedAt = doneAt;
     metrics.flushSeconds.observe((doneAt - startedAt) / 1_000);
     if (result.duplicates > 0) metrics.duplicates.inc(result.duplicates);
     if (result.unknownRemovals > 0) metrics.unknownRemovals.inc(result.unknownRemovals);

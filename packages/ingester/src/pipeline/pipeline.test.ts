@@ -124,6 +124,7 @@ describe("IndexFeed", () => {
   class ScriptedWriter implements IndexWriter {
     readonly target = { scope: "s" as ScopeId, endpoint: "e" as EndpointId, incarnation: 1, from: 0, fence: 1 };
     applied = -1;
+    verified = 0;
     readonly calls: number[][] = [];
     readonly failures: Error[] = [];
 
@@ -136,6 +137,12 @@ describe("IndexFeed", () => {
     }
 
     async settle(): Promise<void> {}
+
+    async verify(): Promise<void> {
+      const failure = this.failures.shift();
+      if (failure !== undefined) throw failure;
+      this.verified++;
+    }
   }
   const batch = (seq: number, keys = 1) => ({
     seq,
@@ -159,15 +166,34 @@ describe("IndexFeed", () => {
   it("groups batches up to its bound, and says when a waiting group is due", async () => {
     const writer = new ScriptedWriter();
     const { feed, clock } = feedOf(writer);
-    expect(feed.dueAt).toBeNull();
+    expect(feed.dueAt).toBe(clock.monotonic() + 2_000);
     expect(feed.add(batch(0, 4))).toBeUndefined();
     expect(feed.dueAt).toBe(clock.monotonic() + 2);
     expect(feed.add(batch(1, 4))).toBeUndefined();
     await feed.add(batch(2, 4));
-    expect(feed.dueAt).toBeNull();
+    expect(feed.dueAt).toBe(clock.monotonic() + 2_000);
     feed.add(batch(3));
     await feed.flush();
     expect(writer.calls).toEqual([[0, 1, 2], [3]]);
+  });
+
+  it("asks the store now and then whether it has lost something, when there is nothing to write", async () => {
+    const writer = new ScriptedWriter();
+    const { feed, clock } = feedOf(writer);
+    clock.advance(1_500);
+    feed.add(batch(0));
+    await feed.flush();
+    clock.advance(1_999);
+    await feed.write();
+    expect(writer.verified).toBe(0);
+    clock.advance(1);
+    writer.failures.push(new KvatlasError("KVATLAS_REDIS_UNAVAILABLE", "away"));
+    await feed.write();
+    expect(writer.verified).toBe(1);
+    expect(feed.dueAt).toBe(clock.monotonic() + 2_000);
+    clock.advance(2_000);
+    writer.failures.push(new KvatlasError("KVATLAS_INDEX_BEHIND", "behind"));
+    await expect(feed.write()).rejects.toMatchObject({ code: "KVATLAS_INDEX_BEHIND" });
   });
 
   it("repeats a call that the store did not answer", async () => {

@@ -35,6 +35,19 @@ describe("ReplayAgenda", () => {
     expect(agenda.isDue).toBe(true);
   });
 
+  it("asks an engine that works without a batch, however long it does", () => {
+    const { agenda, pass } = agendaAt();
+    for (let i = 0; i < 2; i++) {
+      agenda.worked();
+      pass(1_000);
+      agenda.worked();
+      pass(1_000);
+    }
+    expect(agenda.isDue).toBe(true);
+    agenda.answered();
+    expect(agenda.dueAt).toBeNull();
+  });
+
   it("asks again what was not answered, ever less often, also while batches come", () => {
     const { agenda, pass } = agendaAt();
     const waits: number[] = [];

@@ -11,7 +11,7 @@ const maxRetryMs = 30_000;
  * When to ask for a replay that no event asks for.
  *
  * A batch that is lost on the way shows by the number of the next one; the last batch before a pause has no next one, so a stream that falls
- * quiet is asked once what it has published last. A replay that was not answered is asked for again, ever less often. Batches that were given
+ * quiet is asked once what it has published last, and so is an engine that has worked without a batch. A replay that was not answered is asked for again, ever less often. Batches that were given
  * up only because nobody answered are a debt: they may still be there.
  */
 export class ReplayAgenda {
@@ -44,6 +44,11 @@ export class ReplayAgenda {
     // What is to be asked again stays due: a busy stream must not put it off for ever.
     if (this.#retryMs > firstRetryMs) return;
     this.#dueAt = Math.max(this.#clock.monotonic() + quietMs, this.#checkedAt + betweenChecksMs);
+  }
+
+  /** The engine's counters have moved: unless a batch comes, it has been lost on the way. */
+  worked(): void {
+    this.#dueAt ??= Math.max(this.#clock.monotonic() + quietMs, this.#checkedAt + betweenChecksMs);
   }
 
   answered(): void {

@@ -295,6 +295,19 @@ export function blockIndexContract(create: () => Promise<BlockIndex>): void {
       expect((await match(chain)).get(a)?.blocks).toBe(2);
     });
 
+    it("lets a writer see that nothing has changed, or that it has been overtaken", async () => {
+      const old = await index.openWriter(target(a, { fence: 5 }));
+      await old.verify();
+      await old.apply([{ seq: 0, ops: [store(chain)] }]);
+      await old.verify();
+      expect(old.applied).toBe(0);
+      await index.openWriter(target(a, { fence: 6 }));
+      expect(await codeOf(old.verify())).toBe("KVATLAS_INDEX_FENCED");
+      const next = await index.openWriter(target(a, { fence: 6, incarnation: 2, from: 1 }));
+      await index.openWriter(target(a, { fence: 6, incarnation: 3, from: 1 }));
+      expect(await codeOf(next.verify())).toBe("KVATLAS_INDEX_STALE_INCARNATION");
+    });
+
     it("refuses a writer of an earlier incarnation", async () => {
       const old = await index.openWriter(target(a));
       await index.openWriter(target(a, { incarnation: 2, from: 1 }));

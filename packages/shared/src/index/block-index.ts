@@ -62,6 +62,11 @@ export interface IndexWriter {
   apply(batches: readonly SequencedOps[], options?: { readonly reportEmptied?: boolean }): Promise<ApplyResult>;
   /** Moves every shard's watermark to `applied`. For hand-over and idle moments. */
   settle(): Promise<void>;
+  /**
+   * Sees that every shard is still where this writer has left it. For quiet moments: a store that has lost writes is found out by `apply` only when there
+   * is something to apply. One read per shard. Rejects like `apply`.
+   */
+  verify(): Promise<void>;
 }
 
 /** One chain of keys to look up. */

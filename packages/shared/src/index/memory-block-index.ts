@@ -176,14 +176,7 @@ class MemoryWriter implements IndexWriter {
   }
 
   async apply(batches: readonly SequencedOps[], options: { readonly reportEmptied?: boolean } = {}): Promise<ApplyResult> {
-    const position = this.#scope.positions.get(this.target.endpoint);
-    if (position === undefined) {
-      throw new KvatlasError(
-        "KVATLAS_INDEX_STALE_INCARNATION",
-        `The index has forgotten endpoint ${this.target.endpoint}. Start a new incarnation to write again.`,
-      );
-    }
-    checkTarget(this.target, position);
+    const position = this.#checkedPosition();
     let applied = 0;
     let duplicates = 0;
     let unknownRemovals = 0;
@@ -201,6 +194,22 @@ class MemoryWriter implements IndexWriter {
   }
 
   async settle(): Promise<void> {}
+
+  async verify(): Promise<void> {
+    this.#checkedPosition();
+  }
+
+  #checkedPosition(): MemoryPosition {
+    const position = this.#scope.positions.get(this.target.endpoint);
+    if (position === undefined) {
+      throw new KvatlasError(
+        "KVATLAS_INDEX_STALE_INCARNATION",
+        `The index has forgotten endpoint ${this.target.endpoint}. Start a new incarnation to write again.`,
+      );
+    }
+    checkTarget(this.target, position);
+    return position;
+  }
 
   #applyOp(op: IndexOp, emptied: Set<BlockKey>): number {
     let unknown = 0;

@@ -37,7 +37,7 @@ export function createBlockIndexMetrics(registry: Registry): BlockIndexMetrics {
   };
 }
 
-type Operation = "open" | "lookup" | "holders" | "forget" | "sweep" | "walk" | "positions" | "census" | "apply" | "settle";
+type Operation = "open" | "lookup" | "holders" | "forget" | "sweep" | "walk" | "positions" | "census" | "apply" | "settle" | "verify";
 
 /** Any index, with its calls measured. */
 export function createObservedBlockIndex(deps: ObservedBlockIndexDeps): BlockIndex {
@@ -64,6 +64,7 @@ export function createObservedBlockIndex(deps: ObservedBlockIndexDeps): BlockInd
     },
     apply: (batches, options) => measured("apply", () => writer.apply(batches, options)),
     settle: () => measured("settle", () => writer.settle()),
+    verify: () => measured("verify", () => writer.verify()),
   });
 
   return {

@@ -97,6 +97,22 @@ class RedisIndexWriter implements IndexWriter {
     });
   }
 
+  verify(): Promise<void> {
+    return this.#enqueue(async () => {
+      const { scope, endpoint } = this.target;
+      const replies = await this.#deps.connection.send(
+        this.#shards.map(({ shard }) => ["hget", this.#deps.keys.seq(scope, shard), endpoint]),
+      );
+      for (const [i, state] of this.#shards.entries()) {
+        const reply = replies[i];
+        if (reply instanceof Error) throw redisError(reply);
+        const mismatch = explainMismatch(reply, this.target, state.mark);
+        if (mismatch.kind === "ahead") state.mark = mismatch.mark;
+        else await this.#giveUp(mismatch, state);
+      }
+    });
+  }
+
   #enqueue<T>(task: () => Promise<T>): Promise<T> {
     const result = this.#tail.then(task);
     this.#tail = result.catch(() => {});
