@@ -21,7 +21,7 @@ export function createIngesterMetrics(registry: Registry) {
     }),
     lagSeconds: new Gauge({
       name: "kvatlas_ingester_lag_seconds",
-      help: "Age of the newest batch in the index when it was written, by the engine's clock.",
+      help: "How long the oldest batch received from the endpoint has been waiting to be in the index, seen once per heartbeat.",
       labelNames: ["endpoint"],
       registers,
     }),

@@ -13,6 +13,7 @@ import type { ReplayOutcome } from "../subscriber/replay-client.ts";
 import { type CatchUpOptions, catchUp, oldestFrom } from "./catch-up.ts";
 import { EndpointProfile, type FindingName } from "./endpoint-profile.ts";
 import { EventApplier } from "./event-applier.ts";
+import { LagMeter } from "./lag-meter.ts";
 import { ProcessStartWatch } from "./process-start-watch.ts";
 import { ReplayAgenda } from "./replay-agenda.ts";
 import { StreamPosition } from "./stream-position.ts";
@@ -74,6 +75,7 @@ export class EndpointSession {
   readonly #position = new StreamPosition();
   readonly #agenda: ReplayAgenda;
   readonly #twins: TwinWatch;
+  readonly #lag = new LagMeter();
   readonly #wakeUp = new WakeUp();
   readonly #abort = new AbortController();
   #running: Promise<SessionEnd> | null = null;
@@ -205,7 +207,10 @@ export class EndpointSession {
   async heartbeat(): Promise<void> {
     const { metrics } = this.#deps;
     const endpoint = { endpoint: this.target.endpoint };
-    metrics.lagBatches.set(endpoint, Math.max(0, this.#position.live - this.#applier.watermark));
+    const received = this.#position.live + this.#owned.queue.length;
+    const { watermark } = this.#applier;
+    metrics.lagBatches.set(endpoint, Math.max(0, received - watermark));
+    metrics.lagSeconds.set(endpoint, this.#lag.look(received, watermark, this.#deps.clock.monotonic()) / 1_000);
     metrics.queueBytes.set(endpoint, this.#owned.queue.bytes);
     if (!this.#opened || this.#closing) return;
     this.#profile.find("no-events", this.#silence());

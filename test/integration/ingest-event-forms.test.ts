@@ -1,0 +1,127 @@
+import { createBlockHasher } from "@kvatlas/shared/hashing/block-hasher";
+import type { BlockKey } from "@kvatlas/shared/types";
+import { afterEach, describe, expect, it } from "vitest";
+import { eventually } from "../support/eventually.ts";
+import {
+  blockSize,
+  heldBy,
+  memoryStore,
+  poolOf,
+  recordOf,
+  startTestIngester,
+  type TestIngester,
+  TestPrompt,
+  type TestStore,
+  testConfig,
+  wireHash,
+} from "../support/ingest-rig.ts";
+import { TestPublisher } from "../support/test-publisher.ts";
+
+const address = "127.0.0.1:1";
+const cleanups: (() => Promise<unknown>)[] = [];
+
+afterEach(async () => {
+  for (const cleanup of cleanups.splice(0).reverse()) await cleanup();
+});
+
+async function rigged(): Promise<{ store: TestStore; publisher: TestPublisher; rig: TestIngester }> {
+  const store = memoryStore();
+  const publisher = await TestPublisher.start();
+  cleanups.push(() => publisher.close());
+  const rig = await startTestIngester(store, testConfig([poolOf([{ address, publisher }])]));
+  cleanups.push(() => rig.ingester.close());
+  return { store, publisher, rig };
+}
+
+async function expectHeld(store: TestStore, keys: readonly BlockKey[], counts: readonly number[]): Promise<void> {
+  await eventually(async () => expect(await heldBy(store, address, keys)).toEqual(counts));
+}
+
+/** The raw digest of a block, as engines send it that are told not to send integers, and their connectors up to 0.23 always. */
+function digestOf(key: BlockKey | undefined): Uint8Array {
+  return Buffer.concat([Buffer.alloc(24, 0xab), Buffer.from(key ?? "", "hex")]);
+}
+
+async function mediaOf(store: TestStore, key: BlockKey | undefined): Promise<Record<string, number>> {
+  const scope = (await recordOf(store, address))?.meta.scope ?? null;
+  if (scope === null || key === undefined) return {};
+  const held = (await store.index.holders(scope, key)).find((holder) => holder.live);
+  return Object.fromEntries(Object.entries(held?.copies ?? {}));
+}
+
+describe("events of every form", () => {
+  it("takes integers and raw digests of one block for the same, also in stores without tokens", async () => {
+    const { store, publisher, rig } = await rigged();
+    const prompt = new TestPrompt(1, 3);
+    await publisher.publish([prompt.stored()]);
+    const offloaded = { type: "BlockStored", parent_block_hash: null, token_ids: [], block_size: 0, lora_id: null, medium: "CPU" };
+    await publisher.publish([{ ...offloaded, block_hashes: prompt.keys.map(digestOf) }]);
+    await expectHeld(store, prompt.keys, [2, 2, 2]);
+    await publisher.publish([["BlockRemoved", [wireHash(prompt.keys[0] ?? "")], "GPU"]]);
+    await publisher.publish([{ type: "BlockRemoved", block_hashes: [digestOf(prompt.keys[1])], medium: "CPU" }]);
+    // Signed, as `builtin` has them: the same 64 bits.
+    await publisher.publish([{ type: "BlockRemoved", block_hashes: [BigInt.asIntN(64, wireHash(prompt.keys[2] ?? ""))], medium: "GPU" }]);
+    await expectHeld(store, prompt.keys, [1, 1, 1]);
+    expect(await rig.metric("kvatlas_ingester_unknown_removals_total")).toBe(0);
+    expect(await rig.metric("kvatlas_ingester_skipped_total")).toBe(0);
+  });
+
+  it("keeps every medium apart", async () => {
+    const { store, publisher, rig } = await rigged();
+    const prompt = new TestPrompt(1, 1);
+    const [key] = prompt.keys;
+    for (const medium of [null, "GPU", "CPU", "cpu", "STORAGE", "FS", "OBJ", "TAPE"])
+      await publisher.publish([prompt.stored(0, 1, { medium })]);
+    await expectHeld(store, prompt.keys, [8]);
+    const copies = Object.values(await mediaOf(store, key)).sort();
+    expect(copies).toEqual([1, 2, 2, 3]);
+    expect(await rig.metric("kvatlas_ingester_skipped_total", { reason: "unknown medium" })).toBe(1);
+    await publisher.publish([{ type: "BlockRemoved", block_hashes: [wireHash(key ?? "")], medium: "TAPE" }]);
+    await expectHeld(store, prompt.keys, [7]);
+  });
+
+  it("brings in and takes out partial blocks beside whole ones, and stores without any hash", async () => {
+    const { store, publisher } = await rigged();
+    const [prompt, part] = [new TestPrompt(1, 2), new TestPrompt(2, 1)];
+    await publisher.publish([prompt.stored()]);
+    const partial = { token_ids: prompt.tokens.slice(0, blockSize / 2), block_size: blockSize / 2 };
+    await publisher.publish([part.stored(0, 1, partial), prompt.stored(0, 0)]);
+    await expectHeld(store, [...prompt.keys, ...part.keys], [1, 1, 1]);
+    await publisher.publish([part.removed(0)]);
+    await expectHeld(store, [...prompt.keys, ...part.keys], [1, 1, 0]);
+  });
+
+  it("keys SGLang's blocks by content: arrays, signed hashes of its own making, nothing else", async () => {
+    const { store, publisher, rig } = await rigged();
+    const prompts = Array.from({ length: 9 }, (_, i) => new TestPrompt(i + 1, 2));
+    const own = (prompt: number, block: number): bigint => -(BigInt(prompt * 100 + block) << 40n) - 1n;
+    for (const [i, prompt] of prompts.entries()) {
+      await publisher.publish([["BlockStored", [own(i, 0), own(i, 1)], null, prompt.tokens, blockSize, null]]);
+    }
+    await eventually(async () => expect((await recordOf(store, address))?.meta.scope ?? null).not.toBeNull());
+    const scope = (await recordOf(store, address))?.meta.scope;
+    const spec = scope ? (await store.registry.scopes()).get(scope) : undefined;
+    if (spec === undefined) throw new Error("the scope is known by now");
+    expect(spec.scheme.kind).toBe("content");
+    const hasher = createBlockHasher({ ...spec, model: "m" });
+    const keys = prompts.map(({ tokens }) => hasher.chain(tokens).keys);
+    for (const chain of keys) await expectHeld(store, chain, [1, 1]);
+    await publisher.publish([["BlockRemoved", [own(4, 1)]]]);
+    await expectHeld(store, keys[4] ?? [], [1, 0]);
+    await publisher.publish([["BlockStored", [own(4, 7)], own(4, 0), prompts[4]?.tokens.slice(blockSize), blockSize, null]]);
+    await expectHeld(store, keys[4] ?? [], [1, 1]);
+    expect(await rig.metric("kvatlas_ingester_skipped_total")).toBe(0);
+  });
+
+  it("is not misled by an engine's clock that is far off or goes back", async () => {
+    const { store, publisher, rig } = await rigged();
+    const prompts = [1, 2, 3].map((seed) => new TestPrompt(seed, 1));
+    for (const [i, timestamp] of [9_999_999_999, 5, 4_000_000_000].entries()) {
+      await publisher.publish([prompts[i]?.stored() ?? []], { timestamp });
+    }
+    for (const prompt of prompts) await expectHeld(store, prompt.keys, [1]);
+    expect(await rig.metric("kvatlas_ingester_lost_gaps_total")).toBe(0);
+    // By the ingester's clock alone.
+    await eventually(async () => expect(await rig.metric("kvatlas_ingester_lag_seconds")).toBe(0));
+  });
+});
