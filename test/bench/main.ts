@@ -1,6 +1,7 @@
 /** Each bench does its own set-up, runs and answers with figures; loaded only when asked for. */
 const benches: Readonly<Record<string, () => Promise<{ readonly run: () => Promise<object> }>>> = {
   ingest: () => import("./ingest.ts"),
+  failover: () => import("./failover.ts"),
   lookup: () => import("./lookup.ts"),
   decision: () => import("./decision.ts"),
   purge: () => import("./purge.ts"),

@@ -10,13 +10,22 @@ import { eventually } from "../support/eventually.ts";
 import { EngineFleet, type Replica } from "./engine-fleet.ts";
 import type { Fault } from "./fault-schedule.ts";
 import { type IndexContent, readContent } from "./index-truth.ts";
-import { IngesterFleet } from "./ingester-fleet.ts";
+import { IngesterFleet, type IngesterTiming, shortTiming } from "./ingester-fleet.ts";
 import { RedisNode } from "./redis-node.ts";
 
 export interface FaultRigOptions {
   readonly replicas: number;
   /** That run when all is well; one more can join. */
   readonly ingesters: number;
+  /** @defaultValue short times */
+  readonly timing?: IngesterTiming;
+}
+
+/** How far one endpoint's part of the index is behind its engine. */
+export interface EndpointLag {
+  readonly owner: string | null;
+  /** Batches that the engine has published and the index does not have for certain; 0 or less when it has all. */
+  readonly batches: number;
 }
 
 const blocksPerRead = 2_000;
@@ -52,7 +61,13 @@ export class FaultRig {
     const folder = await mkdtemp(join(tmpdir(), "kvatlas-faults-"));
     const redis = await RedisNode.start(folder);
     const engines = await EngineFleet.start(folder, options.replicas);
-    const ingesters = await IngesterFleet.create(folder, options.ingesters + 1, redis.port, engines.replicas);
+    const ingesters = await IngesterFleet.create(
+      folder,
+      options.ingesters + 1,
+      redis.port,
+      engines.replicas,
+      options.timing ?? shortTiming,
+    );
     const rig = new FaultRig(folder, options, { engines, ingesters, redis });
     await rig.heal();
     await eventually(() => rig.#allOwned(), startTimeoutMs);
@@ -223,6 +238,23 @@ export class FaultRig {
       }
     }
     return readContent(blocks.values(), new Set(this.engines.replicas.map(({ address }) => address as EndpointId)));
+  }
+
+  /** What the engines have published at this moment against what the index has a moment later. */
+  async lag(): Promise<ReadonlyMap<EndpointId, EndpointLag>> {
+    const published = await Promise.all(this.engines.replicas.map((replica) => this.engines.dump(replica)));
+    const { index, registry } = this.#store;
+    const applied = new Map<EndpointId, number>();
+    for (const scope of (await registry.scopes()).keys()) {
+      for (const [endpoint, position] of await index.positions(scope)) applied.set(endpoint, position.applied ?? -1);
+    }
+    const owners = new Map((await registry.endpoints()).map(({ id, state }) => [id, state.owner]));
+    return new Map(
+      published.map(({ endpoint, nextSequence }) => [
+        endpoint,
+        { owner: owners.get(endpoint) ?? null, batches: nextSequence - 1 - (applied.get(endpoint) ?? -1) },
+      ]),
+    );
   }
 
   /** What the registry says, for reports. */

@@ -4,8 +4,11 @@ import { ManagedProcess } from "../support/managed-process.ts";
 import { type LinkState, TcpProxy } from "../support/tcp-proxy.ts";
 import { model, type Replica } from "./engine-fleet.ts";
 
+/** Settings of the ingester. */
+export type IngesterTiming = Readonly<Partial<Record<"heartbeatMs" | "leaseTtlMs" | "scrapeIntervalMs" | "replayTimeoutMs", number>>>;
+
 /** Shorter than the defaults, so that a schedule takes seconds. */
-const timing = { heartbeatMs: 250, leaseTtlMs: 1_000, scrapeIntervalMs: 200, replayTimeoutMs: 500 };
+export const shortTiming: IngesterTiming = { heartbeatMs: 250, leaseTtlMs: 1_000, scrapeIntervalMs: 200, replayTimeoutMs: 500 };
 const stopTimeoutMs = 15_000;
 
 /** Everything between one ingester and the others. */
@@ -31,8 +34,15 @@ export class IngesterFleet {
   }
 
   /** @param slots ingesters that there can be at the same time; none is started. */
-  static async create(folder: string, slots: number, redisPort: number, replicas: readonly Replica[]): Promise<IngesterFleet> {
-    return new IngesterFleet(await Promise.all(Array.from({ length: slots }, (_, slot) => createSlot(folder, slot, redisPort, replicas))));
+  static async create(
+    folder: string,
+    slots: number,
+    redisPort: number,
+    replicas: readonly Replica[],
+    timing: IngesterTiming,
+  ): Promise<IngesterFleet> {
+    const create = (_: unknown, slot: number): Promise<Slot> => createSlot(folder, slot, redisPort, replicas, timing);
+    return new IngesterFleet(await Promise.all(Array.from({ length: slots }, create)));
   }
 
   get size(): number {
@@ -89,7 +99,13 @@ export class IngesterFleet {
   }
 }
 
-async function createSlot(folder: string, slot: number, redisPort: number, replicas: readonly Replica[]): Promise<Slot> {
+async function createSlot(
+  folder: string,
+  slot: number,
+  redisPort: number,
+  replicas: readonly Replica[],
+  timing: IngesterTiming,
+): Promise<Slot> {
   const links: Links = {
     redis: await TcpProxy.start(redisPort),
     events: await Promise.all(replicas.map((replica) => TcpProxy.start(replica.eventsPort))),

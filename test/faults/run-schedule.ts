@@ -39,9 +39,13 @@ export async function runSchedule(rig: FaultRig, schedule: Schedule): Promise<Sc
   await Promise.all(faults);
   await rig.heal();
   await load.drained();
-  const dumps = await settledDumps(rig);
-  const { verdict, catchUpMs } = await becomesRight(rig, dumps);
+  const { verdict, catchUpMs } = await afterQuiet(rig);
   return { verdict, isRight: isRight(verdict), catchUpMs, requests: load.sent, failedRequests: load.failed };
+}
+
+/** Lets the engines, which nobody sends requests any more, come to rest, and waits for the index to be what they hold. */
+export async function afterQuiet(rig: FaultRig): Promise<{ readonly verdict: Verdict; readonly catchUpMs: number }> {
+  return becomesRight(rig, await settledDumps(rig));
 }
 
 /** A fault that meets something broken by another one has no effect. */
