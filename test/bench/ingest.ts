@@ -1,9 +1,13 @@
 import { decodeEventBatch } from "@kvatlas/shared/events/vllm-decoder";
-import type { IndexOp, IndexWriter, SequencedOps } from "@kvatlas/shared/index/block-index";
+import type { BlockIndex, IndexOp, IndexWriter, SequencedOps } from "@kvatlas/shared/index/block-index";
 import { createRedisBlockIndex } from "@kvatlas/shared/index/redis-block-index";
 import { createRedisKeys } from "@kvatlas/shared/index/redis-keys";
+import { silentLogger } from "@kvatlas/shared/logger";
+import { createRedisConnection } from "@kvatlas/shared/redis";
+import { shardsFor } from "@kvatlas/shared/redis-topology";
 import type { BlockKey, EndpointId, ScopeId } from "@kvatlas/shared/types";
 import { encode } from "@msgpack/msgpack";
+import { startRedisCluster } from "../support/redis-cluster.ts";
 import { type BenchRedis, startBenchRedis } from "./bench-redis.ts";
 import { createRandom, percentiles, round } from "./statistics.ts";
 
@@ -102,8 +106,7 @@ async function measure(redis: BenchRedis, work: () => Promise<number>): Promise<
   };
 }
 
-async function openEndpoints(redis: BenchRedis, prefix: string, payloads: readonly (readonly Payload[])[]): Promise<Endpoint[]> {
-  const index = createRedisBlockIndex({ connection: redis.connection, keys: createRedisKeys(prefix) });
+async function openEndpoints(index: BlockIndex, payloads: readonly (readonly Payload[])[]): Promise<Endpoint[]> {
   return Promise.all(
     payloads.map(async (list, i) => ({
       writer: await index.openWriter({ scope: SCOPE, endpoint: `10.0.0.${i + 1}:8000` as EndpointId, incarnation: 1, from: 0, fence: 1 }),
@@ -147,7 +150,7 @@ async function paced(endpoints: readonly Endpoint[], batchesPerSecond: number, e
 async function scriptPath(redis: BenchRedis): Promise<object> {
   const [fill, steady, pacedBatches] = [250, 750, 400];
   const payloads = Array.from({ length: ENDPOINTS }, (_, i) => payloadsOf(i, fill + steady + pacedBatches, fill * BLOCKS_PER_BATCH));
-  const endpoints = await openEndpoints(redis, "ingest", payloads);
+  const endpoints = await openEndpoints(createRedisBlockIndex({ connection: redis.connection, keys: createRedisKeys("ingest") }), payloads);
   const run = async (end: number) => {
     const latencies: number[] = [];
     const figures = await measure(redis, async () => {
@@ -221,6 +224,34 @@ async function bytesPerBlock(redis: BenchRedis): Promise<object> {
   return { keyBytes: createRedisKeys("kva").block(SCOPE, 0, chain[0] as BlockKey).length, byHolder: bytes };
 }
 
+/** The same stores and removals on three primaries of a cluster on this machine. */
+async function clusterPath(): Promise<object> {
+  const [fill, steady] = [250, 500];
+  const cluster = await startRedisCluster();
+  const connection = createRedisConnection(
+    { url: null, cluster: [...cluster.nodes], commandTimeoutMs: 10_000 },
+    "background",
+    silentLogger,
+  );
+  try {
+    const shards = shardsFor("cluster", cluster.nodes.length);
+    const index = createRedisBlockIndex({ connection, keys: createRedisKeys("ingest") }, { defaultShards: shards });
+    const payloads = Array.from({ length: ENDPOINTS }, (_, i) => payloadsOf(i, fill + steady, fill * BLOCKS_PER_BATCH));
+    const endpoints = await openEndpoints(index, payloads);
+    const run = async (end: number) => {
+      const latencies: number[] = [];
+      const began = performance.now();
+      const operations = await Promise.all(endpoints.map((endpoint) => drain(endpoint, end, latencies)));
+      const total = operations.reduce((sum, count) => sum + count, 0);
+      return { operationsPerSecond: Math.round((total * 1_000) / (performance.now() - began)), callMs: percentiles(latencies) };
+    };
+    return { primaries: cluster.nodes.length, shards, stores: await run(fill), storesAndRemovals: await run(fill + steady) };
+  } finally {
+    await connection.close();
+    await cluster.stop();
+  }
+}
+
 export async function run(): Promise<object> {
   const redis = await startBenchRedis();
   try {
@@ -232,6 +263,7 @@ export async function run(): Promise<object> {
       about: redis.about,
       decode: await decodeOnly(),
       script: await scriptPath(redis),
+      cluster: await clusterPath(),
       floors: { hsetPerBlock: await rawFloor(redis, false), hsetAndZincrbyPerBlock: await rawFloor(redis, true) },
       warmUpOperationsPerSecond: warmUp.operationsPerSecond,
       bytesPerBlock: memory,

@@ -12,6 +12,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { createFaultyConnection, type Fault } from "../support/faulty-connection.ts";
 import { IndexOracle } from "../support/index-oracle.ts";
 import { uniqueKeyPrefix } from "../support/redis.ts";
+import { type RedisCluster, startRedisCluster } from "../support/redis-cluster.ts";
 import { type RedisServer, startRedisServer } from "../support/redis-server.ts";
 
 /*
@@ -205,15 +206,19 @@ const timeBox = { interruptAfterTimeLimit: 15_000, markInterruptAsFailure: false
 
 describe("any life of the endpoints leaves the index equal to the oracle", () => {
   let server: RedisServer;
-  let connection: RedisConnection;
+  let cluster: RedisCluster;
+  let single: RedisConnection;
+  let inCluster: RedisConnection;
   beforeAll(async () => {
     // Of its own: it is made to forget its scripts.
     server = await startRedisServer();
-    connection = createRedisConnection({ url: server.url, commandTimeoutMs: 1_000 }, "background", silentLogger);
+    single = createRedisConnection({ url: server.url, commandTimeoutMs: 1_000 }, "background", silentLogger);
+    cluster = await startRedisCluster();
+    inCluster = createRedisConnection({ url: null, cluster: [...cluster.nodes], commandTimeoutMs: 1_000 }, "background", silentLogger);
   });
   afterAll(async () => {
-    await connection.close();
-    await server.stop();
+    await Promise.all([single?.close(), inCluster?.close()]);
+    await Promise.all([server?.stop(), cluster?.stop()]);
   });
 
   it("in memory", async () => {
@@ -225,10 +230,12 @@ describe("any life of the endpoints leaves the index equal to the oracle", () =>
   });
 
   it.each([
-    { shards: 1, maxOpsPerCall: 500 },
-    { shards: 1, maxOpsPerCall: 5 },
-    { shards: 4, maxOpsPerCall: 7 },
-  ])("in Redis with $shards shards and $maxOpsPerCall operations a call, with faults", async ({ shards, maxOpsPerCall }) => {
+    { shards: 1, maxOpsPerCall: 500, where: "Redis" },
+    { shards: 1, maxOpsPerCall: 5, where: "Redis" },
+    { shards: 4, maxOpsPerCall: 7, where: "Redis" },
+    { shards: 16, maxOpsPerCall: 7, where: "a cluster" },
+  ])("in $where with $shards shards and $maxOpsPerCall operations a call, with faults", async ({ shards, maxOpsPerCall, where }) => {
+    const connection = where === "Redis" ? single : inCluster;
     const faults = fc.infiniteStream(
       fc.oneof(
         { weight: 8, arbitrary: fc.constant<Fault>("none") },
