@@ -155,20 +155,31 @@ describe("bind mode", () => {
     return { ...rig, dial: rig.ingester.boundAddress() ?? "" };
   }
 
-  async function dialling(dial: string, topic: string, options: TestPublisherOptions = {}): Promise<TestPublisher> {
-    const publisher = await TestPublisher.start({ replay: false, ...options, dial, topic });
+  /** What the publisher sends from here on arrives: a subscription takes a moment longer than the connection. */
+  async function dialling(
+    rig: TestIngester & { readonly dial: string },
+    topic: string,
+    options: TestPublisherOptions = {},
+  ): Promise<TestPublisher> {
+    const publisher = await TestPublisher.start({ replay: false, ...options, dial: rig.dial, topic });
     cleanups.push(() => publisher.close());
     await eventually(() => expect(publisher.subscribers).toBe(1));
+    const malformed = () => rig.metric("kvatlas_ingester_frames_total", { outcome: "malformed" });
+    const before = await malformed();
+    await eventually(async () => {
+      await publisher.sendFrames(["probe"]);
+      expect(await malformed()).toBeGreaterThan(before);
+    });
     return publisher;
   }
 
   it("tells publishers apart by topic and rank, and learns who they are", async () => {
     const store = memoryStore();
     const rig = await bound(store, "a");
-    const one = await dialling(rig.dial, "kv@127.0.0.1:7001@org/m@v1");
-    const two = await dialling(rig.dial, "kv@127.0.0.2@m");
-    const rank = await dialling(rig.dial, "kv@127.0.0.2@m", { rank: 1 });
-    const stranger = await dialling(rig.dial, "");
+    const one = await dialling(rig, "kv@127.0.0.1:7001@org/m@v1");
+    const two = await dialling(rig, "kv@127.0.0.2@m");
+    const rank = await dialling(rig, "kv@127.0.0.2@m", { rank: 1 });
+    const stranger = await dialling(rig, "");
     const prompts = [1, 2, 3, 4].map((seed) => new TestPrompt(seed, 2));
     const [p1, p2, p3, p4] = prompts;
     if (p1 === undefined || p2 === undefined || p3 === undefined || p4 === undefined) throw new Error("there are four prompts");
@@ -190,17 +201,57 @@ describe("bind mode", () => {
     const [first, second] = [await bound(store, "a"), await bound(store, "b")];
     const topic = "kv@127.0.0.1:7001@m";
     const prompt = new TestPrompt(1, 3);
-    const here = await dialling(first.dial, topic);
+    const here = await dialling(first, topic);
     await here.publish([prompt.stored(0, 2)]);
     await expectHeld(store, "127.0.0.1:7001", prompt, [1, 1, 0]);
     expect(owned(first)).toEqual(["127.0.0.1:7001"]);
     await here.close();
     // The same engine, connected elsewhere: its numbers go on.
-    const there = await dialling(second.dial, topic);
+    const there = await dialling(second, topic);
     await there.publish([], { vanish: true });
     await there.publish([prompt.stored(2, 3)]);
     await expectHeld(store, "127.0.0.1:7001", prompt, [1, 1, 1]);
     await eventually(() => expect([owned(first), owned(second)]).toEqual([[], ["127.0.0.1:7001"]]));
+  });
+
+  it("counts nothing twice while two ingesters receive the same publisher", async () => {
+    const store = memoryStore();
+    const [first, second] = [await bound(store, "a"), await bound(store, "b")];
+    const topic = "kv@127.0.0.1:7001@m";
+    // One engine whose connection moves is seen by both for a moment: the same batches on both.
+    const connections = [await dialling(first, topic), await dialling(second, topic)];
+    const prompt = new TestPrompt(1, 20);
+    for (let block = 0; block < 20; block++) {
+      for (const connection of connections) await connection.publish([prompt.stored(block, block + 1)]);
+    }
+    const all = prompt.keys.map(() => 1);
+    // Whoever has it in the end has a hole where the other had it, or all of it; never more than there is.
+    await eventually(async () => {
+      const held = await heldBy(store, "127.0.0.1:7001", prompt.keys);
+      expect(held.every((count) => count <= 1)).toBe(true);
+      expect(held.at(-1)).toBe(1);
+    });
+    await connections[0]?.close();
+    for (let block = 0; block < 20; block++) await connections[1]?.publish([prompt.removed(block)]);
+    await connections[1]?.publish([prompt.stored()]);
+    await eventually(async () => expect(await heldBy(store, "127.0.0.1:7001", prompt.keys)).toEqual(all));
+  });
+
+  it("begins anew with the next engine at an address, of another model", async () => {
+    const store = memoryStore();
+    const rig = await bound(store, "a");
+    const [before, after] = [new TestPrompt(1, 2), new TestPrompt(2, 2)];
+    const former = await dialling(rig, "kv@127.0.0.1:7001@m");
+    await former.publish([before.stored(0, 1)]);
+    await former.publish([before.stored(1, 2)]);
+    await expectHeld(store, "127.0.0.1:7001", before, [1, 1]);
+    await former.close();
+    const next = await dialling(rig, "kv@127.0.0.1:7001@m2");
+    await next.publish([after.stored(0, 1)]);
+    await next.publish([after.stored(1, 2)]);
+    await expectHeld(store, "127.0.0.1:7001", after, [1, 1]);
+    expect(await heldBy(store, "127.0.0.1:7001", before.keys)).toEqual([0, 0]);
+    expect((await recordOf(store, "127.0.0.1:7001"))?.meta.model).toBe("m2");
   });
 
   it("takes a configured replica's pool and replay socket", async () => {
@@ -209,7 +260,7 @@ describe("bind mode", () => {
     cleanups.push(() => replayer.close());
     const pool = { name: "mine", model: "m", endpoints: { static: [{ address: "127.0.0.9:7001", replay: replayer.replay }] } };
     const rig = await bound(store, "a", [pool]);
-    const publisher = await dialling(rig.dial, "kv@127.0.0.9:7001@m");
+    const publisher = await dialling(rig, "kv@127.0.0.9:7001@m");
     const prompt = new TestPrompt(1, 2);
     await replayer.publish([prompt.stored(0, 1)], { timestamp: 5 });
     await publisher.publish([prompt.stored(0, 1)], { lose: true });

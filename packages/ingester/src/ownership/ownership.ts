@@ -107,9 +107,15 @@ export class Ownership {
   /** Frames of this endpoint come to this instance: it takes the endpoint over, from another owner too. Cheap when it owns it already. */
   claim(target: ReplicaTarget): void {
     const { endpoint } = target;
-    if (!this.#targets.has(endpoint)) this.#targets.set(endpoint, target);
+    if (this.#targets.get(endpoint)?.model !== target.model) this.#targets.set(endpoint, target);
     this.#claimed.add(endpoint);
-    if (this.#owned.has(endpoint) || this.#claiming.has(endpoint) || this.#closing !== null) return;
+    const owned = this.#owned.get(endpoint);
+    if (owned !== undefined && owned.leaving === null && owned.target.model !== target.model) {
+      // Another engine at the same address. Not again at once, should two of them take turns.
+      this.#retryAt.set(endpoint, this.#deps.clock.monotonic() + retryAfterMs);
+      void this.#giveWay(owned).catch((error: unknown) => this.#failedHandOver(owned, error));
+    }
+    if (owned !== undefined || this.#claiming.has(endpoint) || this.#closing !== null) return;
     if (this.#deps.clock.monotonic() < (this.#retryAt.get(endpoint) ?? 0)) return;
     this.#claiming.add(endpoint);
     this.#takeOver(endpoint)
@@ -269,6 +275,16 @@ export class Ownership {
         this.#forget(owned);
         this.#deps.metrics.leases.inc({ change: "handed over" });
       }
+    })();
+    return owned.leaving;
+  }
+
+  /** Ends a tenure without taking in what has been received: it is for the next one. */
+  #giveWay(owned: Owned): Promise<void> {
+    owned.leaving ??= (async () => {
+      await owned.tenure.abandon();
+      await this.#deps.registry.release(owned.lease);
+      this.#forget(owned);
     })();
     return owned.leaving;
   }

@@ -285,6 +285,12 @@ export class EndpointSession {
 
   async #open(): Promise<void> {
     await this.#applier.open();
+    const { stored, target } = this.#owned;
+    if (stored !== null && stored.model !== "" && stored.model !== target.model) {
+      this.#logger.info({ former: stored.model, model: target.model }, "another model is served at this address");
+      this.#applier.forgetRun();
+      await this.#applier.beginIncarnation(0, "restart");
+    }
     this.#position.resume(this.#applier.watermark, this.#profile.lastBatch ?? null);
     // Frames that came before the lease did are reason enough in bind mode, where no connection is announced.
     if (this.#owned.target.events === null) this.#catchUpDue = "takeover";
