@@ -41,7 +41,9 @@ describe("kvatlas inspect", () => {
     const raw = new Redis(server.url);
     cleanups.push(async () => raw.disconnect());
     const prompt = (start: number) => Array.from({ length: 160 }, (_, i) => start + i);
-    const simulators = await Promise.all([simulate(prompt(0)), simulate(prompt(1_000))]);
+    const started = await Promise.all([simulate(prompt(0)), simulate(prompt(1_000))]);
+    // In the order in which inspect lists them.
+    const simulators = started.toSorted((a, b) => (String(a.address) < String(b.address) ? -1 : 1));
     const [first, second] = simulators.map(({ address }) => address);
     const config = configSchema.parse({
       redis: { url: server.url },
