@@ -8,15 +8,18 @@ import { silentLogger } from "@kvatlas/shared/logger";
 import type { EndpointId } from "@kvatlas/shared/types";
 import { eventually } from "../support/eventually.ts";
 import { EngineFleet, type Replica } from "./engine-fleet.ts";
-import type { Fault } from "./fault-schedule.ts";
+import type { Fault, Topology } from "./fault-schedule.ts";
 import { type IndexContent, readContent } from "./index-truth.ts";
 import { IngesterFleet, type IngesterTiming, shortTiming } from "./ingester-fleet.ts";
 import { RedisNode } from "./redis-node.ts";
+import { ReplicatedRedis } from "./replicated-redis.ts";
 
 export interface FaultRigOptions {
   readonly replicas: number;
   /** That run when all is well; one more can join. */
   readonly ingesters: number;
+  /** @defaultValue single */
+  readonly topology?: Topology;
   /** @defaultValue short times */
   readonly timing?: IngesterTiming;
 }
@@ -38,7 +41,7 @@ export class FaultRig {
   readonly engines: EngineFleet;
   readonly #options: FaultRigOptions;
   readonly #ingesters: IngesterFleet;
-  readonly #redis: RedisNode;
+  readonly #redis: RedisNode | ReplicatedRedis;
   readonly #store: Backend;
   /** Replicas whose next batches were to vanish: only a later batch shows that they did. */
   readonly #robbed = new Set<Replica>();
@@ -46,25 +49,27 @@ export class FaultRig {
   private constructor(
     folder: string,
     options: FaultRigOptions,
-    parts: { engines: EngineFleet; ingesters: IngesterFleet; redis: RedisNode },
+    parts: { engines: EngineFleet; ingesters: IngesterFleet; redis: RedisNode | ReplicatedRedis },
   ) {
     this.folder = folder;
     this.#options = options;
     this.engines = parts.engines;
     this.#ingesters = parts.ingesters;
     this.#redis = parts.redis;
-    const { redis } = configSchema.parse({ redis: { url: `redis://127.0.0.1:${parts.redis.port}` } });
+    const { address } = parts.redis;
+    const { redis } = configSchema.parse({ redis: "port" in address ? { url: `redis://127.0.0.1:${address.port}` } : address });
     this.#store = createRedisBackend(redis, "background", silentLogger);
   }
 
   static async start(options: FaultRigOptions): Promise<FaultRig> {
     const folder = await mkdtemp(join(tmpdir(), "kvatlas-faults-"));
-    const redis = await RedisNode.start(folder);
+    const { topology = "single" } = options;
+    const redis = topology === "single" ? await RedisNode.start(folder) : await ReplicatedRedis.start(topology);
     const engines = await EngineFleet.start(folder, options.replicas);
     const ingesters = await IngesterFleet.create(
       folder,
       options.ingesters + 1,
-      redis.port,
+      redis.address,
       engines.replicas,
       options.timing ?? shortTiming,
     );
@@ -113,17 +118,19 @@ export class FaultRig {
       case "redis-link-slow":
         return this.#ingesters.setRedisLink(ingester, { kind: "slow", delayMs: amount });
       case "redis-pause":
-        return this.#redis.pause();
+        return this.#redis.pause(fault.target);
       case "redis-empty":
-        await this.#redis.stop();
-        return this.#redis.discard();
+        await this.#oneRedis.stop();
+        return this.#oneRedis.discard();
       case "redis-restart":
-        this.#redis.resume();
-        await this.#redis.save();
-        return this.#redis.stop();
+        this.#oneRedis.resume();
+        await this.#oneRedis.save();
+        return this.#oneRedis.stop();
       case "redis-rollback":
-        this.#redis.resume();
-        return this.#redis.save();
+        this.#oneRedis.resume();
+        return this.#oneRedis.save();
+      case "redis-failover":
+        return this.#replicatedRedis.cutOff(fault.target);
       case "redis-scripts":
         this.#redis.resume();
         return this.#redis.forgetScripts();
@@ -184,11 +191,13 @@ export class FaultRig {
         return this.#redis.resume();
       case "redis-rollback":
         // It may have been restarted empty meanwhile: then there is nothing to go back to.
-        await this.#redis.stop();
-        return this.#redis.start();
+        await this.#oneRedis.stop();
+        return this.#oneRedis.start();
       case "redis-empty":
       case "redis-restart":
-        return this.#redis.start();
+        return this.#oneRedis.start();
+      case "redis-failover":
+        return this.#replicatedRedis.killPrimary(fault.target);
       case "engine-kill":
         return this.engines.startProcess(replica.process);
       case "engine-sleep":
@@ -272,6 +281,16 @@ export class FaultRig {
     await Promise.all([this.#ingesters.close(), this.engines.close()]);
     await this.#redis.stop();
     if (options.keepLogs !== true) await rm(this.folder, { recursive: true, force: true });
+  }
+
+  get #oneRedis(): RedisNode {
+    if (this.#redis instanceof RedisNode) return this.#redis;
+    throw new Error("this needs a single Redis");
+  }
+
+  get #replicatedRedis(): ReplicatedRedis {
+    if (this.#redis instanceof ReplicatedRedis) return this.#redis;
+    throw new Error("this needs a Redis with replicas");
   }
 
   #ingesterOf({ target }: Fault): number {

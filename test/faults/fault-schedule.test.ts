@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { faultKinds, scheduleOf } from "./fault-schedule.ts";
+import { faultKinds, kindsOf, scheduleOf } from "./fault-schedule.ts";
 
 describe("scheduleOf", () => {
   it("decides the same for the same seed, and differently for others", () => {
@@ -12,6 +12,14 @@ describe("scheduleOf", () => {
     expect([...kinds].sort()).toEqual([...faultKinds].sort());
     const some = scheduleOf(3, ["ingester-kill", "redis-empty"]).faults.map(({ kind }) => kind);
     expect(some.every((kind) => kind === "ingester-kill" || kind === "redis-empty")).toBe(true);
+  });
+
+  it("fails primaries over where they have replicas, and only there", () => {
+    expect(kindsOf("single")).toEqual(faultKinds);
+    for (const topology of ["sentinel", "cluster"] as const) {
+      expect(kindsOf(topology)).toContain("redis-failover");
+      expect(kindsOf(topology)).not.toContain("redis-empty");
+    }
   });
 
   it("keeps every schedule short", () => {

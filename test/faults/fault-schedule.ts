@@ -1,6 +1,6 @@
 import { type SeededRandom, seededRandom } from "../support/seeded-random.ts";
 
-/** Everything that goes wrong on purpose; `docs/ingestion.md` says what repairs each. */
+/** Everything that goes wrong on purpose where there is one Redis; `docs/ingestion.md` says what repairs each. */
 export const faultKinds = [
   "ingester-kill",
   "ingester-pause",
@@ -32,7 +32,27 @@ export const faultKinds = [
   "batches-lost",
 ] as const;
 
-export type FaultKind = (typeof faultKinds)[number];
+export type Topology = "single" | "sentinel" | "cluster";
+
+/** Everything that goes wrong on purpose with a Redis whose primaries have replicas. */
+const replicatedKind = "redis-failover";
+
+export type FaultKind = (typeof faultKinds)[number] | typeof replicatedKind;
+
+/** Ingesters reach servers that they are told of directly, so nothing can be put between; and no server's file decides what comes back. */
+const singleOnly: ReadonlySet<FaultKind> = new Set([
+  "redis-link-cut",
+  "redis-link-stall",
+  "redis-link-slow",
+  "redis-empty",
+  "redis-restart",
+  "redis-rollback",
+]);
+
+/** A topology's kinds, always in the same order: what a seed decides depends on it. */
+export function kindsOf(topology: Topology): readonly FaultKind[] {
+  return topology === "single" ? faultKinds : [...faultKinds.filter((kind) => !singleOnly.has(kind)), replicatedKind];
+}
 
 /** One fault: what, where, from when to when. Times are ms after the load has begun. */
 export interface Fault {
@@ -78,6 +98,8 @@ const shapes: Readonly<Record<FaultKind, { readonly durationMs: readonly [number
     "redis-rollback": { durationMs: [100, 1_500] },
     "redis-scripts": { durationMs: [0, 0] },
     "redis-clients": { durationMs: [0, 0] },
+    // How long the replica hears nothing before its primary dies: what is written meanwhile is acknowledged and lost.
+    "redis-failover": { durationMs: [0, 400] },
     "engine-restart": { durationMs: [0, 0] },
     "engine-reopen": { durationMs: [0, 0] },
     "engine-kill": { durationMs: [0, 1_500] },

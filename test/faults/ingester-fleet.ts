@@ -11,9 +11,16 @@ export type IngesterTiming = Readonly<Partial<Record<"heartbeatMs" | "leaseTtlMs
 export const shortTiming: IngesterTiming = { heartbeatMs: 250, leaseTtlMs: 1_000, scrapeIntervalMs: 200, replayTimeoutMs: 500 };
 const stopTimeoutMs = 15_000;
 
+/** One server, reached through a link that can be broken, or the section `redis` that names the others. */
+export type RedisAddress =
+  | { readonly port: number }
+  | { readonly sentinel: { readonly name: string; readonly nodes: readonly string[] } }
+  | { readonly cluster: readonly string[] };
+
 /** Everything between one ingester and the others. */
 interface Links {
-  readonly redis: TcpProxy;
+  /** Null where the ingesters are told of the servers by others. */
+  readonly redis: TcpProxy | null;
   readonly events: readonly TcpProxy[];
   readonly replay: readonly TcpProxy[];
 }
@@ -37,11 +44,11 @@ export class IngesterFleet {
   static async create(
     folder: string,
     slots: number,
-    redisPort: number,
+    redis: RedisAddress,
     replicas: readonly Replica[],
     timing: IngesterTiming,
   ): Promise<IngesterFleet> {
-    const create = (_: unknown, slot: number): Promise<Slot> => createSlot(folder, slot, redisPort, replicas, timing);
+    const create = (_: unknown, slot: number): Promise<Slot> => createSlot(folder, slot, redis, replicas, timing);
     return new IngesterFleet(await Promise.all(Array.from({ length: slots }, create)));
   }
 
@@ -77,7 +84,7 @@ export class IngesterFleet {
   }
 
   setRedisLink(slot: number, state: LinkState): void {
-    this.#slots[slot]?.links.redis.set(state);
+    this.#slots[slot]?.links.redis?.set(state);
   }
 
   /** The link of one ingester to one replica, or of all of them where `slot` is null. */
@@ -89,31 +96,35 @@ export class IngesterFleet {
   heal(): void {
     for (const { links, process } of this.#slots) {
       process?.resume();
-      for (const proxy of [links.redis, ...links.events, ...links.replay]) if (proxy.state.kind !== "open") proxy.set({ kind: "open" });
+      for (const proxy of proxiesOf(links)) if (proxy.state.kind !== "open") proxy.set({ kind: "open" });
     }
   }
 
   async close(): Promise<void> {
     await Promise.all(this.#slots.map(({ process }) => process?.kill()));
-    await Promise.all(this.#slots.flatMap(({ links }) => [links.redis, ...links.events, ...links.replay].map((proxy) => proxy.close())));
+    await Promise.all(this.#slots.flatMap(({ links }) => proxiesOf(links).map((proxy) => proxy.close())));
   }
+}
+
+function proxiesOf({ redis, events, replay }: Links): readonly TcpProxy[] {
+  return [...(redis === null ? [] : [redis]), ...events, ...replay];
 }
 
 async function createSlot(
   folder: string,
   slot: number,
-  redisPort: number,
+  redis: RedisAddress,
   replicas: readonly Replica[],
   timing: IngesterTiming,
 ): Promise<Slot> {
   const links: Links = {
-    redis: await TcpProxy.start(redisPort),
+    redis: "port" in redis ? await TcpProxy.start(redis.port) : null,
     events: await Promise.all(replicas.map((replica) => TcpProxy.start(replica.eventsPort))),
     replay: await Promise.all(replicas.map((replica) => TcpProxy.start(replica.replayPort))),
   };
   const dial = (proxies: readonly TcpProxy[], replica: number): string => `tcp://127.0.0.1:${proxies[replica]?.port}`;
   const config = {
-    redis: { url: `redis://127.0.0.1:${links.redis.port}` },
+    redis: links.redis === null ? redis : { url: `redis://127.0.0.1:${links.redis.port}` },
     pools: [
       {
         name: "p",

@@ -1,6 +1,6 @@
 import { parseArgs } from "node:util";
 import { FaultRig } from "./fault-rig.ts";
-import { type FaultKind, faultKinds, scheduleOf } from "./fault-schedule.ts";
+import { type FaultKind, faultKinds, kindsOf, scheduleOf, type Topology } from "./fault-schedule.ts";
 import { runSchedule, type ScheduleResult } from "./run-schedule.ts";
 
 /*
@@ -8,11 +8,16 @@ import { runSchedule, type ScheduleResult } from "./run-schedule.ts";
  * when anything differs, 2 when it was called wrongly.
  */
 
-const usage = `Usage: npm run faults -- [--schedules 20] [--seed 1] [--only kind,kind] [--replicas 8] [--ingesters 3] [--minutes N] [--keep-logs] [--json]
+const usage = `Usage: npm run faults -- [--topology single|sentinel|cluster] [--schedules 20] [--seed 1] [--only kind,kind] [--replicas 8] [--ingesters 3] [--minutes N] [--keep-logs] [--json]
 Schedule i runs with seed + i; a failing seed runs again with --seed <it> --schedules 1.
-Kinds: ${faultKinds.join(", ")}`;
+Kinds: ${faultKinds.join(", ")}
+With Sentinel and in a cluster, of those of Redis: ${kindsOf("cluster")
+  .filter((kind) => kind.startsWith("redis-"))
+  .join(", ")}`;
+const topologies: readonly Topology[] = ["single", "sentinel", "cluster"];
 
 interface Options {
+  readonly topology: Topology;
   readonly schedules: number;
   readonly seed: number;
   readonly kinds: readonly FaultKind[];
@@ -29,25 +34,38 @@ function readOptions(args: readonly string[]): Options {
   const flag = { type: "boolean", default: false } as const;
   const { values } = parseArgs({
     args: [...args],
-    options: { schedules: text, seed: text, only: text, replicas: text, ingesters: text, minutes: text, "keep-logs": flag, json: flag },
+    options: {
+      topology: text,
+      schedules: text,
+      seed: text,
+      only: text,
+      replicas: text,
+      ingesters: text,
+      minutes: text,
+      "keep-logs": flag,
+      json: flag,
+    },
   });
   const whole = (name: "schedules" | "seed" | "replicas" | "ingesters" | "minutes", fallback: number, min: number, max: number): number => {
     const value = values[name] === undefined ? fallback : Number(values[name]);
     if (Number.isSafeInteger(value) && value >= min && value <= max) return value;
     throw new TypeError(`--${name}: got "${values[name]}", expected a whole number from ${min} to ${max}.`);
   };
+  const topology = topologies.find((known) => known === (values.topology ?? "single"));
+  if (topology === undefined) throw new TypeError(`--topology: got "${values.topology}", expected ${topologies.join(", ")}.`);
   const kinds = values.only?.split(",").map((name) => {
-    const kind = faultKinds.find((known) => known === name);
-    if (kind === undefined) throw new TypeError(`--only: there is no kind "${name}".`);
+    const kind = kindsOf(topology).find((known) => known === name);
+    if (kind === undefined) throw new TypeError(`--only: there is no kind "${name}" with --topology ${topology}.`);
     return kind;
   });
   const replicas = whole("replicas", 8, 2, 64);
   if (replicas % 2 === 1)
     throw new TypeError(`--replicas: got ${replicas}, expected an even number: they are divided between two processes.`);
   return {
+    topology,
     schedules: whole("schedules", 20, 1, 1_000_000),
     seed: whole("seed", 1, 0, 0xffff_ffff),
-    kinds: kinds ?? faultKinds,
+    kinds: kinds ?? kindsOf(topology),
     replicas,
     ingesters: whole("ingesters", 3, 1, 16),
     minutes: whole("minutes", 100_000, 1, 100_000),
@@ -113,6 +131,7 @@ async function run(options: Options, signal: AbortSignal): Promise<number> {
   }
   const sorted = catchUps.toSorted((left, right) => left - right);
   const result = {
+    topology: options.topology,
     schedules,
     lost,
     phantom,

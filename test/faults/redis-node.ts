@@ -21,6 +21,10 @@ export class RedisNode {
     return node;
   }
 
+  get address(): { readonly port: number } {
+    return { port: this.port };
+  }
+
   get isUp(): boolean {
     return this.#server !== null;
   }

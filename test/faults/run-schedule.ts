@@ -92,7 +92,8 @@ async function becomesRight(rig: FaultRig, dumps: readonly ReplicaDump[]): Promi
 
 /** @param proofs what the replay buffers prove; read once for each replica that is not fully known, because nothing is published meanwhile */
 async function look(rig: FaultRig, dumps: readonly ReplicaDump[], proofs: Map<EndpointId, Copies>): Promise<Verdict> {
-  const content = await rig.content();
+  // After a failover the connection of this process has to find the new primaries as well.
+  const content = await eventually(() => rig.content(), quietMs);
   for (const dump of dumps) {
     if (proofs.has(dump.endpoint) || differences(dump, content).length === 0) continue;
     const replica = rig.engines.replicas.find(({ address }) => address === dump.endpoint);

@@ -1,9 +1,20 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { FaultRig } from "./fault-rig.ts";
-import { scheduleOf } from "./fault-schedule.ts";
+import { type Schedule, scheduleOf } from "./fault-schedule.ts";
 import { runSchedule } from "./run-schedule.ts";
 
 /* A few of the schedules of `npm run faults`: some of every sort, and those that once went wrong. */
+
+/** A primary dies under load with acknowledged writes that no replica has, and so does an ingester. */
+const failover: Schedule = {
+  seed: 1,
+  faults: [
+    { kind: "redis-failover", atMs: 300, durationMs: 300, target: 0, amount: 0 },
+    { kind: "ingester-kill", atMs: 700, durationMs: 300, target: 1, amount: 0 },
+  ],
+  loadMs: 1_500,
+  requestsPerSecond: 40,
+};
 
 let rig: FaultRig | null = null;
 
@@ -31,5 +42,21 @@ describe("after a schedule of faults the index is what the replicas hold", () =>
       phantom: [],
       unexplained: [],
     });
+  });
+});
+
+describe("after a failover of Redis the index is what the replicas hold", () => {
+  it.each(["sentinel", "cluster"] as const)("%s: a primary dies with what only it has", async (topology) => {
+    const replicated = await FaultRig.start({ replicas: 4, ingesters: 2, topology });
+    try {
+      const { verdict } = await runSchedule(replicated, failover);
+      expect({ lost: verdict.lost, phantom: verdict.phantom, unexplained: verdict.unexplained }).toEqual({
+        lost: [],
+        phantom: [],
+        unexplained: [],
+      });
+    } finally {
+      await replicated.close();
+    }
   });
 });

@@ -1,3 +1,6 @@
+import { mkdir, mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { SLOTS } from "@kvatlas/shared/redis-slots";
 import { Redis } from "ioredis";
 import { eventuallyTrue } from "./eventually.ts";
@@ -13,6 +16,12 @@ export interface RedisCluster {
   replicaOf(i: number): RedisServer | null;
   /** A plain client of one node, by its number. */
   client(i: number): Redis;
+  /** Of every node, primaries first, then the replica of each, as they were at the start. */
+  readonly ports: readonly number[];
+  /** The process of node `i` of `ports` at this moment; it may be dead. */
+  node(i: number): RedisServer;
+  /** Starts a node that has been stopped at its port again: it remembers the cluster, and no data since its last full copy. */
+  restart(i: number): Promise<void>;
   /** Moves a slot, and the keys in it, from one node to another while clients go on. */
   moveSlot(slot: number, from: number, to: number): Promise<void>;
   stop(): Promise<void>;
@@ -37,16 +46,25 @@ export async function startRedisCluster({ primaries = 3, withReplicas = false }:
     "--repl-diskless-sync-delay",
     "0",
   ];
+  const folder = await mkdtemp(join(tmpdir(), "kvatlas-cluster-"));
   const servers: RedisServer[] = [];
   const clients: Redis[] = [];
   const stop = async (): Promise<void> => {
     for (const client of clients) client.disconnect();
     await Promise.all(servers.map((server) => server.stop()));
+    await rm(folder, { recursive: true, force: true });
+  };
+  const nodeFolder = (i: number): string => join(folder, String(i));
+  const nodeOf = (i: number): RedisServer => {
+    const server = servers[i];
+    if (server === undefined) throw new Error(`no node ${i}`);
+    return server;
   };
   try {
     for (let i = 0; i < count; i += 1) {
       // The bus listens 10,000 above, so the port must be low.
-      const server = await startRedisServer({ args, port: await freePortRange(1) });
+      await mkdir(nodeFolder(i));
+      const server = await startRedisServer({ args, port: await freePortRange(1), folder: nodeFolder(i) });
       servers.push(server);
       const client = new Redis(server.port, "127.0.0.1");
       client.on("error", () => {});
@@ -86,6 +104,11 @@ export async function startRedisCluster({ primaries = 3, withReplicas = false }:
         const client = clients[i];
         if (client === undefined) throw new Error(`no node ${i}`);
         return client;
+      },
+      ports: servers.map(({ port }) => port),
+      node: nodeOf,
+      restart: async (i) => {
+        servers[i] = await startRedisServer({ args, port: nodeOf(i).port, folder: nodeFolder(i) });
       },
       moveSlot: async (slot, from, to) => {
         await call(to, "cluster", "SETSLOT", slot, "IMPORTING", ids[from] ?? "");

@@ -17,12 +17,19 @@ export interface RedisSentinels {
   caughtUp(): Promise<void>;
   /** The replica hears nothing more of the primary, which goes on alone. */
   cutOff(): Promise<void>;
+  /** The process at a port of primary or replica at this moment; it may be dead. */
+  node(port: number): RedisServer;
+  /** Starts the stopped server of this port again, without data, as a replica of the one at `primaryPort`. */
+  restart(port: number, primaryPort: number): Promise<void>;
+  /** Whom each Sentinel takes for the primary, and what it thinks of it: `"master"` alone means that all is well. */
+  views(): Promise<readonly { readonly port: number; readonly flags: string }[]>;
   /** Waits until the Sentinels name the server at this port. */
   named(port: number): Promise<void>;
   stop(): Promise<void>;
 }
 
-export async function startRedisSentinels(): Promise<RedisSentinels> {
+/** @param failoverTimeoutMs a failover begins at the earliest twice this time after the one before */
+export async function startRedisSentinels({ failoverTimeoutMs = 5_000 } = {}): Promise<RedisSentinels> {
   const name = "mymaster";
   const folder = await mkdtemp(join(tmpdir(), "kvatlas-sentinel-"));
   const servers: RedisServer[] = [];
@@ -32,6 +39,11 @@ export async function startRedisSentinels(): Promise<RedisSentinels> {
     client.on("error", () => {});
     clients.push(client);
     return client;
+  };
+  const nodeAt = (port: number): RedisServer => {
+    const server = servers.find((candidate) => candidate.port === port);
+    if (server === undefined) throw new Error(`no server at port ${port}`);
+    return server;
   };
   const stop = async (): Promise<void> => {
     for (const client of clients) client.disconnect();
@@ -53,7 +65,7 @@ export async function startRedisSentinels(): Promise<RedisSentinels> {
       const lines = [
         `sentinel monitor ${name} 127.0.0.1 ${primary.port} 2`,
         `sentinel down-after-milliseconds ${name} 500`,
-        `sentinel failover-timeout ${name} 5000`,
+        `sentinel failover-timeout ${name} ${failoverTimeoutMs}`,
       ];
       await writeFile(file, `${lines.join("\n")}\n`);
       servers.push(await startRedisServer({ port, sentinelFile: file }));
@@ -86,6 +98,18 @@ export async function startRedisSentinels(): Promise<RedisSentinels> {
         replica.pause();
         await ofPrimary.call("CLIENT", "KILL", "TYPE", "replica");
       },
+      node: (port) => nodeAt(port),
+      restart: async (port, primaryPort) => {
+        const restarted = await startRedisServer({ port, args: [...args, "--replicaof", "127.0.0.1", String(primaryPort)] });
+        servers[servers.indexOf(nodeAt(port))] = restarted;
+      },
+      views: () =>
+        Promise.all(
+          sentinels.map(async (sentinel) => {
+            const view = await sentinel.call("SENTINEL", "MASTER", name);
+            return { port: Number(field(view, "port")), flags: field(view, "flags") };
+          }),
+        ),
       named: (port) =>
         eventuallyTrue(async () => {
           const answers = await Promise.all(sentinels.map((sentinel) => sentinel.call("SENTINEL", "get-master-addr-by-name", name)));
