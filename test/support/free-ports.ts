@@ -8,12 +8,24 @@ const maxTries = 200;
 
 /** First of `count` ports in a row that were free at this moment, for processes that are to come back at the same ports. */
 export async function freePortRange(count: number): Promise<number> {
+  return findPort(highest, (base) => Array.from({ length: count }, (_, offset) => base + offset));
+}
+
+/** A port for a node of a Redis Cluster: it is free, and so is that of the node's bus, 10,000 above; neither is one that systems hand out. */
+export async function freeClusterPort(): Promise<number> {
+  return findPort(highest - busOffset, (port) => [port, port + busOffset]);
+}
+
+const busOffset = 10_000;
+
+/** First port below `limit` of which all that `wanted` names are free. */
+async function findPort(limit: number, wanted: (port: number) => readonly number[]): Promise<number> {
   for (let attempt = 0; attempt < maxTries; attempt++) {
-    const base = lowest + Math.floor(Math.random() * (highest - lowest - count));
-    const free = await Promise.all(Array.from({ length: count }, (_, offset) => isFree(base + offset)));
-    if (free.every(Boolean)) return base;
+    const port = lowest + Math.floor(Math.random() * (limit - lowest));
+    const free = await Promise.all(wanted(port).map(isFree));
+    if (free.every(Boolean)) return port;
   }
-  throw new Error(`no ${count} free ports in a row between ${lowest} and ${highest}`);
+  throw new Error(`no free ports between ${lowest} and ${limit}`);
 }
 
 async function isFree(port: number): Promise<boolean> {

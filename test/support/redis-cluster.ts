@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { SLOTS } from "@kvatlas/shared/redis-slots";
 import { Redis } from "ioredis";
 import { eventuallyTrue } from "./eventually.ts";
-import { freePortRange } from "./free-ports.ts";
+import { freeClusterPort } from "./free-ports.ts";
 import { type RedisServer, startRedisServer } from "./redis-server.ts";
 
 /** A real Redis Cluster on loopback: its nodes are processes of the tests' own. */
@@ -62,9 +62,8 @@ export async function startRedisCluster({ primaries = 3, withReplicas = false }:
   };
   try {
     for (let i = 0; i < count; i += 1) {
-      // The bus listens 10,000 above, so the port must be low.
       await mkdir(nodeFolder(i));
-      const server = await startRedisServer({ args, port: await freePortRange(1), folder: nodeFolder(i) });
+      const server = await startRedisServer({ args, port: await freeClusterPort(), folder: nodeFolder(i) });
       servers.push(server);
       const client = new Redis(server.port, "127.0.0.1");
       client.on("error", () => {});

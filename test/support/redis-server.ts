@@ -3,6 +3,7 @@ import { access, constants, mkdtemp, rm } from "node:fs/promises";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { delimiter, join } from "node:path";
+import { freePortRange } from "./free-ports.ts";
 
 /** A Redis process of the tests' own: nobody else's data is in it, and it may be paused, killed and started again. */
 export interface RedisServer {
@@ -61,7 +62,7 @@ export function freePort(): Promise<number> {
 export async function startRedisServer(options: RedisServerOptions = {}): Promise<RedisServer> {
   const program = await findProgram("redis-server", "valkey-server");
   if (program === null) throw new Error("This test starts a Redis of its own: put redis-server or valkey-server (7 or later) on PATH.");
-  const port = options.port ?? (await freePort());
+  const port = options.port ?? (await freePortRange(1));
   const folder = options.folder ?? (await mkdtemp(join(tmpdir(), "kvatlas-redis-")));
   const discardFolder = async (): Promise<void> => {
     if (options.folder === undefined) await rm(folder, { recursive: true, force: true });
