@@ -1,0 +1,31 @@
+import type { Clock } from "@kvatlas/shared/clock";
+import type { EngineFrame } from "../subscriber/frame.ts";
+import type { EventApplier } from "./event-applier.ts";
+import { StreamPosition } from "./stream-position.ts";
+
+/** The one way by which batches, live and replayed, are taken in: the stream's position moves with the applier. */
+export class StreamIntake {
+  readonly position = new StreamPosition();
+  readonly #applier: EventApplier;
+  readonly #clock: Clock;
+  #takenAt = Number.NEGATIVE_INFINITY;
+
+  constructor(applier: EventApplier, clock: Clock) {
+    this.#applier = applier;
+    this.#clock = clock;
+  }
+
+  /** Monotonic ms at which the batch last taken in was received. */
+  get takenAt(): number {
+    return this.#takenAt;
+  }
+
+  /** `receivedAt`: monotonic ms; null for a replayed batch. The promise, when there is one, resolves when the next may be taken. */
+  take(frame: EngineFrame, receivedAt: number | null): Promise<void> | undefined {
+    this.position.applied = frame.seq;
+    this.#takenAt = receivedAt ?? this.#clock.monotonic();
+    const taken = this.#applier.take(frame.seq, frame.payload, receivedAt);
+    this.position.mark = this.#applier.lastTaken;
+    return taken;
+  }
+}
