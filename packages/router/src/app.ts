@@ -21,6 +21,7 @@ import { UpstreamPools } from "./proxy/upstream-pools.ts";
 import { readinessOf } from "./readiness.ts";
 import { Decider } from "./routing/decide.ts";
 import { KeyMemory } from "./routing/key-memory.ts";
+import { createPolicy } from "./routing/policies/create-policy.ts";
 import { PromptKeys } from "./routing/prompt-keys.ts";
 import { VerifyLookup } from "./routing/verify-lookup.ts";
 
@@ -90,6 +91,7 @@ export function createRouter(deps: RouterDeps, config: KvatlasConfig, options: R
       ejection,
       verify,
       keys: new PromptKeys(new KeyMemory()),
+      policy: createPolicy(config.router),
       sources: { next: () => turn++, random },
       clock,
       logger,

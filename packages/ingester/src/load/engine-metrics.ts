@@ -143,6 +143,7 @@ export function readEngineMetrics(text: string): EngineMetrics {
   }
   const runningLoras = listOf(lora?.labels.get("running_lora_adapters"));
   const waitingLoras = listOf(lora?.labels.get("waiting_lora_adapters"));
+  const maxLoras = Number(lora?.labels.get("max_lora") ?? Number.NaN);
   const caching = cacheConfig?.labels.get("enable_prefix_caching");
   return {
     ranks: new Map(
@@ -156,6 +157,7 @@ export function readEngineMetrics(text: string): EngineMetrics {
             maxTokens: numbers.capacityTokens,
             runningLoras,
             waitingLoras,
+            ...(Number.isInteger(maxLoras) && maxLoras >= 0 ? { maxLoras } : {}),
           },
           sleep: sleepStateOf(numbers.sleep),
           progress: [numbers.running, numbers.waiting, numbers.usage ?? numbers.usageOld, numbers.work].join(),

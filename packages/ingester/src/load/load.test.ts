@@ -51,6 +51,7 @@ process_start_time_seconds 1789095808.5
       maxTokens: 16_000,
       runningLoras: ["a", "b"],
       waitingLoras: ["c"],
+      maxLoras: 4,
     });
     expect(metrics.ranks.get(1)).toMatchObject({ load: { running: 1, maxTokens: null }, sleep: "discarded", promptTokens: null });
     expect(metrics).toMatchObject({

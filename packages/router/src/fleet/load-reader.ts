@@ -66,6 +66,9 @@ export class LoadReader {
       inflightRequests: (others?.requests ?? 0) + (own?.requests ?? 0),
       prefillTokens: (others?.prefillTokens ?? 0) + (own?.prefillTokens ?? 0),
       decodeTokens: (others?.decodeTokens ?? 0) + (own?.decodeTokens ?? 0),
+      runningLoras: engine?.runningLoras ?? [],
+      waitingLoras: engine?.waitingLoras ?? [],
+      maxLoras: engine?.maxLoras ?? null,
     };
   }
 

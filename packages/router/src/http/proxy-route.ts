@@ -58,6 +58,7 @@ export function createProxyRoute(deps: ProxyRouteDeps, config: RouterConfig) {
         fleet,
         encoder: deps.encoders.get(route.pool.config.name) ?? null,
         requestId,
+        session: sessionOf(request, config.sessionHeader),
       });
       const beforeSendMs = deps.clock.monotonic() - startedAt;
       const result = await send(request, response, requestId, body, decision);
@@ -167,6 +168,15 @@ export function createProxyRoute(deps: ProxyRouteDeps, config: RouterConfig) {
     );
     answerError(response, answer, requestId);
   }
+}
+
+/** Longer names of sessions are cut: they only have to tell sessions apart. */
+const maxSessionChars = 256;
+
+function sessionOf(request: IncomingMessage, header: string): string | null {
+  const value = request.headers[header.toLowerCase()];
+  const first = Array.isArray(value) ? value[0] : value;
+  return first === undefined || first === "" ? null : first.slice(0, maxSessionChars);
 }
 
 /** Reads the body as far as it is JSON; forms are searched for their model, and anything else goes by load to the only pool. */

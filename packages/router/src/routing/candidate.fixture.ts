@@ -27,6 +27,17 @@ export function candidateOf(id: string, gpuTokens = 0, load: Partial<CandidateLo
     endpoint: endpointOf(id),
     matchedTokens: gpuTokens,
     byMedium: gpuTokens === 0 ? {} : { gpu: gpuTokens },
-    load: { waiting: 0, running: 0, kvUsage: null, inflightRequests: 0, prefillTokens: 0, decodeTokens: 0, ...load },
+    load: {
+      waiting: 0,
+      running: 0,
+      kvUsage: null,
+      inflightRequests: 0,
+      prefillTokens: 0,
+      decodeTokens: 0,
+      runningLoras: [],
+      waitingLoras: [],
+      maxLoras: null,
+      ...load,
+    },
   };
 }

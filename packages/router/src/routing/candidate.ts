@@ -12,6 +12,11 @@ export interface CandidateLoad {
   readonly inflightRequests: number;
   readonly prefillTokens: number;
   readonly decodeTokens: number;
+  /** Adapters that run, and that requests wait for, as the engine reports. */
+  readonly runningLoras: readonly string[];
+  readonly waitingLoras: readonly string[];
+  /** Adapters that can run at the same time; null when unknown. */
+  readonly maxLoras: number | null;
 }
 
 /** One endpoint that could take the request, with all that the policies look at. */
@@ -23,11 +28,17 @@ export interface Candidate {
   readonly load: CandidateLoad;
 }
 
-/** A candidate in its place: the first of a ranking is picked, the next ones are where a retry goes. */
-export interface Ranked extends Candidate {
+/** What a score is made of, by name; for people. */
+export type ScoreParts = Readonly<Record<string, number>>;
+
+export interface Score {
   /** Higher is better. Comparable within one ranking only. */
   readonly score: number;
+  readonly parts: ScoreParts;
 }
+
+/** A candidate in its place: the first of a ranking is picked, the next ones are where a retry goes. */
+export interface Ranked extends Candidate, Score {}
 
 /** Requests that the endpoint is busy with. The engine's figures lag behind by a scrape, the routers' own do not and miss other clients: the larger one counts. */
 export function requestsOf(load: CandidateLoad): number {

@@ -13,12 +13,11 @@ import type { OutlierEjection } from "../fleet/outlier-ejection.ts";
 import { HttpError } from "../request/openai-error.ts";
 import type { ParsedRequest } from "../request/parse-request.ts";
 import type { Candidate, Ranked } from "./candidate.ts";
-import { costOf } from "./cost-policy.ts";
 import type { Decision, DecisionMode, DecisionReason } from "./decision.ts";
 import { eligibleEndpoints, whyNone } from "./eligible.ts";
 import { type OffPolicySources, rankOff } from "./off-policy.ts";
+import type { Policy } from "./policies/policy.ts";
 import type { KeyedQuery, PromptKeys } from "./prompt-keys.ts";
-import { rank } from "./rank.ts";
 import { tieKeyOfText } from "./tie-key.ts";
 import { tokenizeDeadlineMs, tokenizePrompt } from "./tokenize-prompt.ts";
 import type { VerifyLookup } from "./verify-lookup.ts";
@@ -30,6 +29,8 @@ export interface DeciderDeps {
   readonly ejection: Pick<OutlierEjection, "isEjected">;
   readonly keys: PromptKeys;
   readonly verify: VerifyLookup;
+  /** Of pools whose mode is not `off`. */
+  readonly policy: Policy;
   readonly sources: OffPolicySources;
   readonly clock: Clock;
   readonly logger: Logger;
@@ -55,6 +56,8 @@ export interface DecideInput {
    */
   readonly dryRun?: boolean;
   readonly requestId?: string;
+  /** What the client names its session. */
+  readonly session?: string | null;
 }
 
 /** What is held where, of the prompts of one request. */
@@ -134,7 +137,7 @@ export class Decider {
       return this.#decideByLoad(input, startedAt, found.reason, promptTokens, { tokenizeMs, keysMs, lookupMs }, found.error, load);
     }
     const candidates = this.#candidates(input, load, found);
-    const ranking = this.#rankByCost(candidates, promptTokens, found.partingKey ?? tieKeyOfText(input.request.bodyText));
+    const ranking = this.#rank(input, candidates, promptTokens, found.partingKey ?? tieKeyOfText(input.request.bodyText));
     const longest = candidates.reduce((most, candidate) => Math.max(most, candidate.matchedTokens), 0);
     const matched = ranking[0]?.matchedTokens ?? 0;
     const reason = longest === 0 ? "cold" : matched === longest ? "prefix" : "balanced";
@@ -158,7 +161,7 @@ export class Decider {
   ): Promise<Decision> {
     if (error !== undefined) this.#deps.logger.debug({ requestId: input.requestId, reason, err: error }, "routed by load");
     const candidates = this.#candidates(input, load ?? (await this.#readLoad(input)), heldNowhere);
-    const ranking = this.#rankByCost(candidates, 0, tieKeyOfText(input.request.bodyText));
+    const ranking = this.#rank(input, candidates, 0, tieKeyOfText(input.request.bodyText));
     return this.#decision(input, startedAt, ranking, { mode: "load", reason, promptTokens, residency: heldNowhere, timings });
   }
 
@@ -203,8 +206,8 @@ export class Decider {
     }));
   }
 
-  #rankByCost(candidates: readonly Candidate[], promptTokens: number, tieKey: string): readonly Ranked[] {
-    return rank(candidates, (candidate) => 0 - costOf(candidate, promptTokens, this.#options.config), tieKey);
+  #rank(input: DecideInput, candidates: readonly Candidate[], promptTokens: number, tieKey: string): readonly Ranked[] {
+    return this.#deps.policy.rank(candidates, { promptTokens, tieKey, lora: input.route.lora, session: input.session ?? null });
   }
 
   #decision(

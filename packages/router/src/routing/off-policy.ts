@@ -1,4 +1,4 @@
-import { type Candidate, type Ranked, requestsOf } from "./candidate.ts";
+import { type Candidate, type Ranked, requestsOf, type Score } from "./candidate.ts";
 import { rank } from "./rank.ts";
 
 export type OffPolicyName = "least-request" | "round-robin" | "random";
@@ -18,8 +18,16 @@ export function rankOff(
   tieKey: string,
   sources: OffPolicySources,
 ): readonly Ranked[] {
-  if (policy === "least-request") return rank(candidates, (candidate) => 0 - requestsOf(candidate.load), tieKey);
+  if (policy === "least-request") return rank(candidates, ({ load }) => least({ requests: requestsOf(load) }), tieKey);
   if (candidates.length === 0) return [];
   const start = policy === "round-robin" ? sources.next() % candidates.length : Math.floor(sources.random() * candidates.length);
-  return [...candidates.slice(start), ...candidates.slice(0, start)].map((candidate, place) => ({ ...candidate, score: 0 - place }));
+  return [...candidates.slice(start), ...candidates.slice(0, start)].map((candidate, place) => ({
+    ...candidate,
+    score: 0 - place,
+    parts: {},
+  }));
+}
+
+function least(parts: { readonly requests: number }): Score {
+  return { score: 0 - parts.requests, parts };
 }

@@ -4,25 +4,26 @@ import { rankOff } from "./off-policy.ts";
 import { rank } from "./rank.ts";
 
 const four = ["a:1", "b:1", "c:1", "d:1"].map((id) => candidateOf(id));
+const same = () => ({ score: 0, parts: {} });
 const idsOf = (ranking: readonly { endpoint: { id: string } }[]) => ranking.map(({ endpoint }) => endpoint.id);
 
 describe("rank", () => {
   it("puts the highest score first and keeps every candidate", () => {
-    const ranking = rank(four, ({ endpoint }) => endpoint.id.charCodeAt(0), "key");
+    const ranking = rank(four, ({ endpoint }) => ({ score: endpoint.id.charCodeAt(0), parts: {} }), "key");
     expect(idsOf(ranking)).toEqual(["d:1", "c:1", "b:1", "a:1"]);
   });
 
   it("breaks ties by key, whatever the order of the candidates", () => {
-    const first = idsOf(rank(four, () => 0, "key"));
-    expect(idsOf(rank([...four].reverse(), () => 0, "key"))).toEqual(first);
-    const winners = new Set(Array.from({ length: 50 }, (_, i) => rank(four, () => 0, `key ${i}`)[0]?.endpoint.id));
+    const first = idsOf(rank(four, same, "key"));
+    expect(idsOf(rank([...four].reverse(), same, "key"))).toEqual(first);
+    const winners = new Set(Array.from({ length: 50 }, (_, i) => rank(four, same, `key ${i}`)[0]?.endpoint.id));
     expect(winners.size).toBe(4);
   });
 
   it("keeps the winner of a tie when a loser goes away", () => {
-    const [winner, , , loser] = rank(four, () => 0, "key");
+    const [winner, , , loser] = rank(four, same, "key");
     const remaining = four.filter(({ endpoint }) => endpoint.id !== loser?.endpoint.id);
-    expect(rank(remaining, () => 0, "key")[0]?.endpoint.id).toBe(winner?.endpoint.id);
+    expect(rank(remaining, same, "key")[0]?.endpoint.id).toBe(winner?.endpoint.id);
   });
 });
 

@@ -1,12 +1,16 @@
 import { rankByRendezvous } from "@kvatlas/shared/rendezvous";
-import type { Candidate, Ranked } from "./candidate.ts";
+import type { Candidate, Ranked, Score } from "./candidate.ts";
 
 /**
  * Orders candidates by score, highest first. Equal scores go by rendezvous hash of `tieKey`: the same on every router, spread over the
  * endpoints, and stable when others come and go.
  */
-export function rank(candidates: readonly Candidate[], scoreOf: (candidate: Candidate) => number, tieKey: string): readonly Ranked[] {
-  const ranked = candidates.map((candidate): Ranked => ({ ...candidate, score: scoreOf(candidate) }));
+export function rank(
+  candidates: readonly Candidate[],
+  scoreOf: (candidate: Candidate, place: number) => Score,
+  tieKey: string,
+): readonly Ranked[] {
+  const ranked = candidates.map((candidate, place): Ranked => ({ ...candidate, ...scoreOf(candidate, place) }));
   ranked.sort((a, b) => b.score - a.score);
   for (let from = 0; from < ranked.length; ) {
     let to = from + 1;

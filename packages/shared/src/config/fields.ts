@@ -40,7 +40,15 @@ export function configFields(node: SchemaNode = configSchemaNode(), path: readon
 
 /** `["router", "missFactor"]` -> `KVATLAS_ROUTER_MISS_FACTOR`. */
 export function envName(path: readonly string[]): string {
-  return ["KVATLAS", ...path.map((part) => part.replace(/[A-Z]/g, (letter) => `_${letter}`).toUpperCase())].join("_");
+  return [
+    "KVATLAS",
+    ...path.map((part) =>
+      part
+        .replaceAll("-", "_")
+        .replace(/[A-Z]/g, (letter) => `_${letter}`)
+        .toUpperCase(),
+    ),
+  ].join("_");
 }
 
 /** `["pools", 0, "name"]` -> `pools[0].name`. */

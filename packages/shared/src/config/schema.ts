@@ -136,10 +136,34 @@ export const poolSchema = z.strictObject({
     .describe("How cached prefixes are tracked."),
 });
 
+const scorerWeight = z.number().min(0).max(1000);
+
+const scorersSchema = z.strictObject({
+  "prefix-cache-scorer": scorerWeight.default(3).describe("Cached part of the prompt."),
+  "queue-scorer": scorerWeight.default(2).describe("Short queues of the engines."),
+  "kv-cache-utilization-scorer": scorerWeight.default(2).describe("KV cache that no running request uses."),
+  "lora-affinity-scorer": scorerWeight.default(0).describe("Adapter already running, or a free slot for it."),
+  "active-request-scorer": scorerWeight.default(0).describe("Few requests under way, of all routers."),
+  "session-affinity-scorer": scorerWeight.default(0).describe("The endpoint of the session that router.sessionHeader names."),
+  "no-hit-lru-scorer": scorerWeight.default(0).describe("Spreads prompts that nobody holds any part of."),
+});
+
 export const routerSchema = z.strictObject({
   listen: hostPort.default("0.0.0.0:8080").describe("OpenAI-compatible proxy and /kvatlas API."),
   admin: hostPort.default("0.0.0.0:9090").describe("/livez, /readyz, /metrics; keep it off the public network."),
-  policy: z.enum(["cost"]).default("cost").describe("How load and cached prefixes are weighed in precise mode."),
+  policy: z
+    .enum(["cost", "weighted"])
+    .default("cost")
+    .describe("How load and cached prefixes are weighed. cost: by what the request would cost there. weighted: by router.scorers."),
+  scorers: scorersSchema
+    .prefault({})
+    .describe("weighted policy: weight of each scorer, 0 for none. Names and defaults are those of llm-d's router."),
+  sessionHeader: z
+    .string()
+    .regex(/^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}$/)
+    .meta({ form: "name of an HTTP header" })
+    .default("x-session-id")
+    .describe("Request header that names the client's session, for session-affinity-scorer."),
   missFactor: z
     .number()
     .min(0)

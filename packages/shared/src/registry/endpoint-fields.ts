@@ -58,6 +58,7 @@ export function loadFromText(text: string): EndpointLoad | null {
     maxTokens: typeof value.maxTokens === "number" ? value.maxTokens : null,
     runningLoras: strings(value.runningLoras),
     waitingLoras: strings(value.waitingLoras),
+    ...(typeof value.maxLoras === "number" ? { maxLoras: value.maxLoras } : {}),
     sleeping: value.sleeping === true,
     at: value.at,
   };

@@ -30,6 +30,7 @@ const load: EndpointLoad = {
   maxTokens: 131_072,
   runningLoras: ["law"],
   waitingLoras: [],
+  maxLoras: 4,
   sleeping: false,
   at: now,
 };

@@ -58,6 +58,8 @@ export interface EndpointLoad {
   readonly maxTokens: number | null;
   readonly runningLoras: readonly string[];
   readonly waitingLoras: readonly string[];
+  /** Adapters that can run at the same time; absent when the engine does not tell. */
+  readonly maxLoras?: number;
   readonly sleeping: boolean;
   /** When it was read, ms since the epoch. */
   readonly at: number;
