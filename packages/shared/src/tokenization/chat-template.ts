@@ -1,5 +1,4 @@
 import { type ChatRequest, chatMessages } from "./chat-request.ts";
-import type { TokenizerFiles } from "./hf-tokenizer.ts";
 import { type ContentFormat, detectContentFormat } from "./jinja/content-format.ts";
 import { strip } from "./jinja/strings.ts";
 import { parseTemplate, type Template } from "./jinja/template.ts";
@@ -7,6 +6,7 @@ import { TemplateRaised, TemplateUnsupported, type Value } from "./jinja/values.
 import type { JsonObject } from "./lossless-json.ts";
 import { cannotEncode, promptInvalid } from "./request-body.ts";
 import { specialTokens } from "./special-tokens.ts";
+import type { TokenizerFiles } from "./tokenizer-files.ts";
 
 /** Models whose prompts the engine builds in code, not with the checkpoint's template. */
 const OWN_RENDERER_MODEL_TYPES: ReadonlySet<string> = new Set(["gpt_oss", "deepseek_v32", "deepseek_v4", "kimi_k3", "inkling"]);

@@ -56,15 +56,29 @@ const PUBLISHED_PIPELINE_MODEL_TYPES: ReadonlySet<string> = new Set(
 const GPT2_PATTERN = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
 /**
- * The tokenizer.json the engine effectively runs: transformers 5 rebuilds the pipeline from `tokenizer_class`, and two steps of
- * @huggingface/tokenizers 0.2.0 are replaced by equivalents that treat Unicode as the engine's Rust code does.
+ * The tokenizer.json the engine effectively runs: transformers 5 rebuilds the pipeline from `tokenizer_class`.
  *
- * @throws KVATLAS_TOKENIZER_UNAVAILABLE when a part of the pipeline would not be exact.
+ * @throws KVATLAS_TOKENIZER_UNAVAILABLE for what the engine's own tokenizer is needed for.
  */
 export function enginePipeline(json: TokenizerJson, config: TokenizerConfig, modelType: string): TokenizerJson {
-  const rebuilt = rebuildForClass(json, config, modelType);
-  assertExact(rebuilt, config);
-  return { ...rebuilt, pre_tokenizer: rebuilt.pre_tokenizer === null ? null : exactPreTokenizer(rebuilt.pre_tokenizer) };
+  if (config.split_special_tokens === true) throw inexact("split_special_tokens in its configuration");
+  const dropout = json.model.dropout;
+  if (typeof dropout === "number" && dropout > 0) throw inexact("BPE dropout");
+  return rebuildForClass(json, config, modelType);
+}
+
+/**
+ * The same pipeline for @huggingface/tokenizers 0.2.0: two steps are replaced by equivalents that treat Unicode as the engine's Rust
+ * code does.
+ *
+ * @throws KVATLAS_TOKENIZER_UNAVAILABLE when a part of it would not be exact.
+ */
+export function javascriptPipeline(pipeline: TokenizerJson): TokenizerJson {
+  for (const step of preTokenizerSteps(pipeline.pre_tokenizer)) {
+    if (step.type === "Metaspace" && step.split !== false) throw inexact("a Metaspace pre-tokenizer that splits");
+  }
+  if (pipeline.added_tokens.some((token) => token.single_word === true)) throw inexact("an added token with single_word");
+  return { ...pipeline, pre_tokenizer: pipeline.pre_tokenizer === null ? null : exactPreTokenizer(pipeline.pre_tokenizer) };
 }
 
 function rebuildForClass(json: TokenizerJson, config: TokenizerConfig, modelType: string): TokenizerJson {
@@ -114,22 +128,8 @@ function split(regex: string): PipelineStep {
   return { type: "Split", pattern: { Regex: regex }, behavior: "Isolated", invert: false };
 }
 
-function assertExact(json: TokenizerJson, config: TokenizerConfig): void {
-  const problem = inexactPart(json, config);
-  if (problem !== null) {
-    throw new KvatlasError("KVATLAS_TOKENIZER_UNAVAILABLE", `tokenizer.json has ${problem}, which local tokenization does not run exactly`);
-  }
-}
-
-function inexactPart(json: TokenizerJson, config: TokenizerConfig): string | null {
-  if (config.split_special_tokens === true) return "split_special_tokens in its configuration";
-  for (const step of preTokenizerSteps(json.pre_tokenizer)) {
-    if (step.type === "Metaspace" && step.split !== false) return "a Metaspace pre-tokenizer that splits";
-  }
-  if (json.added_tokens.some((token) => token.single_word === true)) return "an added token with single_word";
-  const dropout = json.model.dropout;
-  if (typeof dropout === "number" && dropout > 0) return "BPE dropout";
-  return null;
+function inexact(part: string): KvatlasError {
+  return new KvatlasError("KVATLAS_TOKENIZER_UNAVAILABLE", `tokenizer.json has ${part}, which local tokenization does not run exactly`);
 }
 
 /** The pre-tokenizer's steps, sequences opened. */

@@ -7,15 +7,22 @@ const MAX_PIECE_SHARE = 4;
 /** Rough cost of an entry beside its text and ids, in bytes. */
 const ENTRY_OVERHEAD_BYTES = 160;
 
-/** Ids of one piece, without special tokens. */
-export type EncodePiece = (text: string) => Uint32Array;
+/** A text cut into pieces, some of which are known. */
+export interface SegmentedText {
+  /** Texts whose ids are wanted, each once; empty when everything is remembered. */
+  readonly missing: readonly string[];
+  /** Ids of the whole text, given those of `missing` in their order; remembers them. */
+  finish(encoded: readonly Uint32Array[]): Uint32Array;
+}
+
+/** Remembers the ids of pieces of texts, so that a growing chat pays for its new turns only. */
+export type SplitText = (text: string) => SegmentedText;
 
 /**
- * Encodes a text piece by piece and remembers the ids of pieces, so that a growing chat pays for its new turns only.
  * Exact, because an added token ends everything on both sides of it: what lies between is normalised, split and merged by itself.
  * Returns null where that does not hold, and for `cacheBytes` 0.
  */
-export function createSegmentEncoder(json: TokenizerJson, encodePiece: EncodePiece, cacheBytes: number): EncodePiece | null {
+export function createSegmentCache(json: TokenizerJson, cacheBytes: number): SplitText | null {
   if (cacheBytes <= 0 || (json.truncation ?? null) !== null || (json.padding ?? null) !== null) return null;
   // A token that swallows whitespace around it, or wants to stand alone, stays inside its piece, where the tokenizer sees to it.
   const separates = (token: AddedTokenJson): boolean => token.lstrip !== true && token.rstrip !== true && token.single_word !== true;
@@ -35,44 +42,43 @@ export function createSegmentEncoder(json: TokenizerJson, encodePiece: EncodePie
     sizeCalculation: (ids, key) => key.length * 2 + ids.byteLength + ENTRY_OVERHEAD_BYTES,
   });
 
-  const remember = (text: string, encode: () => Uint32Array): Uint32Array => {
-    const known = cache.get(text);
-    if (known !== undefined) return known;
-    const ids = encode();
-    // A slice keeps the whole prompt alive; a copy keeps itself.
-    cache.set(Buffer.from(text, "utf16le").toString("utf16le"), ids);
-    return ids;
-  };
-
   return (text) => {
     const first = mergeNonSeparators(raw.scan(text), separators);
     const segments =
       second === null
         ? first
         : first.flatMap((part) => (part.tokenId === null ? mergeNonSeparators(second.scan(part.text), separators) : [part]));
-    const parts: (Uint32Array | number)[] = [];
-    let length = 0;
+    const missing = new Map<string, { readonly index: number; readonly behindToken: boolean }>();
+    /** Ids of a piece, id of a token, or the text of a piece whose ids are still to come. */
+    const parts: (Uint32Array | number | string)[] = [];
     let before: Segment | null = null;
     for (const segment of segments) {
-      if (segment.tokenId !== null) {
-        parts.push(segment.tokenId);
-        length += 1;
-      } else {
-        const ids =
-          prefixesFirstPiece && before !== null
-            ? behindToken(before.text, segment.text)
-            : remember(segment.text, () => encodePiece(segment.text));
-        parts.push(ids);
-        length += ids.length;
+      if (segment.tokenId !== null) parts.push(segment.tokenId);
+      else {
+        const behindToken = prefixesFirstPiece && before !== null;
+        const key = behindToken && before !== null ? before.text + segment.text : segment.text;
+        const known = cache.get(key);
+        if (known === undefined && !missing.has(key)) missing.set(key, { index: missing.size, behindToken });
+        parts.push(known ?? key);
       }
       before = segment;
     }
-    return join(parts, length);
+    return {
+      missing: [...missing.keys()],
+      finish: (encoded) => {
+        const found = new Map<string, Uint32Array>();
+        for (const [key, { index, behindToken }] of missing) {
+          const ids = encoded[index];
+          if (ids === undefined) throw new RangeError(`${missing.size} pieces are missing, ids of ${encoded.length} were given`);
+          const own = behindToken ? ids.slice(1) : ids;
+          found.set(key, own);
+          // A slice keeps the whole prompt alive; a copy keeps itself.
+          cache.set(Buffer.from(key, "utf16le").toString("utf16le"), own);
+        }
+        return join(parts.map((part) => (typeof part === "string" ? (found.get(part) ?? new Uint32Array(0)) : part)));
+      },
+    };
   };
-
-  function behindToken(token: string, text: string): Uint32Array {
-    return remember(token + text, () => encodePiece(token + text).slice(1));
-  }
 }
 
 function isNormalized(token: AddedTokenJson): boolean {
@@ -99,7 +105,8 @@ function mergeNonSeparators(segments: readonly Segment[], separators: ReadonlySe
   return merged;
 }
 
-function join(parts: readonly (Uint32Array | number)[], length: number): Uint32Array {
+function join(parts: readonly (Uint32Array | number)[]): Uint32Array {
+  const length = parts.reduce<number>((sum, part) => sum + (typeof part === "number" ? 1 : part.length), 0);
   const ids = new Uint32Array(length);
   let at = 0;
   for (const part of parts) {
