@@ -5,7 +5,7 @@ import { blockIndexContract, chainOf } from "@kvatlas/shared/index/block-index.c
 import { createRedisBlockIndex } from "@kvatlas/shared/index/redis-block-index";
 import { createRedisKeys } from "@kvatlas/shared/index/redis-keys";
 import { silentLogger } from "@kvatlas/shared/logger";
-import { createRedisConnection, type RedisConnection } from "@kvatlas/shared/redis";
+import { BACKGROUND_TIMEOUT_MS, createRedisConnection, type RedisConnection } from "@kvatlas/shared/redis";
 import { scanPage } from "@kvatlas/shared/redis-scan";
 import { slotOf } from "@kvatlas/shared/redis-slots";
 import { endpointRegistryContract } from "@kvatlas/shared/registry/endpoint-registry.contract";
@@ -13,7 +13,7 @@ import { createRedisEndpointRegistry } from "@kvatlas/shared/registry/redis-endp
 import type { EndpointId, ScopeId } from "@kvatlas/shared/types";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { applyThroughLosses } from "../support/apply-through-losses.ts";
-import { eventuallyTrue } from "../support/eventually.ts";
+import { eventually, eventuallyTrue } from "../support/eventually.ts";
 import { uniqueKeyPrefix } from "../support/redis.ts";
 import { type RedisCluster, startRedisCluster } from "../support/redis-cluster.ts";
 
@@ -163,6 +163,55 @@ describe("a cluster with replicas", () => {
       expect(holders.every(([holder]) => holder?.copies.gpu === 1)).toBe(true);
     } finally {
       await connection.close();
+      await cluster.stop();
+    }
+  });
+
+  it("has calls in the background wait for the successor of a dead primary, and fails those of requests", async () => {
+    const cluster = await startRedisCluster({ withReplicas: true });
+    const background = connect(cluster);
+    const request = connect(cluster, "request");
+    try {
+      expect(await Promise.all([background, request].map((connection) => connection.connected(20_000)))).toEqual([true, true]);
+      // One key of every primary.
+      const keys = [0, 1, 2].map((primary) => {
+        for (let i = 0; ; i += 1) if (Math.floor((slotOf(`k${i}`) * 3) / 16_384) === primary) return `k${i}`;
+      });
+      const commands = keys.map((key) => ["incr", key] as const);
+      expect(await background.send(commands)).toEqual([1, 1, 1]);
+      await eventuallyTrue(async () => (await cluster.client(3).info("replication")).includes("master_link_status:up"));
+      await cluster.client(0).call("WAIT", 1, 5_000);
+      await cluster.servers[0]?.stop();
+      // As soon as the connection has gone nothing is sent before the successor is there: not to the others either, so that this is no half.
+      await eventuallyTrue(() =>
+        request.send([["get", keys[0] ?? ""]]).then(
+          ([reply]) => reply instanceof Error,
+          (error) => error.code === "KVATLAS_REDIS_UNAVAILABLE",
+        ),
+      );
+      const hasty: string[] = [];
+      const answers = await eventually(async () => {
+        const startedAt = performance.now();
+        const replies = await background.send(commands).catch((error: Error) => {
+          // Of a failover that takes longer than anybody waits; never at once.
+          if (error.message.includes("Not connected") && performance.now() - startedAt < BACKGROUND_TIMEOUT_MS - 500)
+            hasty.push(error.message);
+          throw error;
+        });
+        if (replies.some((reply) => reply instanceof Error)) throw new Error("the cluster has not agreed yet");
+        return replies;
+      });
+      expect(hasty).toEqual([]);
+      expect(answers[0]).toBe(2);
+      await eventuallyTrue(() =>
+        request.send(keys.map((key) => ["get", key] as const)).then(
+          (replies) => replies.every((reply) => !(reply instanceof Error)),
+          () => false,
+        ),
+      );
+    } finally {
+      await background.close();
+      await request.close();
       await cluster.stop();
     }
   });

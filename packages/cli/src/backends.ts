@@ -1,4 +1,4 @@
-import { type Backend, createMemoryBackend, createRedisBackend } from "@kvatlas/shared/backend";
+import { type Backend, type BackendOptions, createMemoryBackend, createRedisBackend } from "@kvatlas/shared/backend";
 import type { RedisConfig } from "@kvatlas/shared/config/schema";
 import type { Logger } from "@kvatlas/shared/logger";
 import { hasRedis } from "@kvatlas/shared/redis-topology";
@@ -13,14 +13,14 @@ export interface Backends {
   close(): Promise<void>;
 }
 
-export function createBackends(redis: RedisConfig, logger: Logger): Backends {
+export function createBackends(redis: RedisConfig, logger: Logger, options: BackendOptions = {}): Backends {
   const opened = new Map<BackendRole | "memory", Backend>();
   return {
     open: (role) => {
       const key = !hasRedis(redis) ? "memory" : role;
       const earlier = opened.get(key);
       if (earlier !== undefined) return earlier;
-      const backend = !hasRedis(redis) ? createMemoryBackend() : createRedisBackend(redis, role, logger);
+      const backend = !hasRedis(redis) ? createMemoryBackend() : createRedisBackend(redis, role, logger, options);
       opened.set(key, backend);
       return backend;
     },

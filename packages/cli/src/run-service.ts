@@ -2,6 +2,7 @@ import type { KvatlasConfig } from "@kvatlas/shared/config/schema";
 import { type Component, createLifecycle } from "@kvatlas/shared/lifecycle";
 import { createLogger, type Logger } from "@kvatlas/shared/logger";
 import { createMetricsRegistry } from "@kvatlas/shared/metrics";
+import { createRedisMetrics } from "@kvatlas/shared/redis-metrics";
 import { type Backends, createBackends } from "./backends.ts";
 import type { CommandContext } from "./command.ts";
 import { readConfig } from "./config-file.ts";
@@ -35,10 +36,11 @@ export async function runService(context: CommandContext, recipe: ServiceRecipe)
   recipe.check?.(config);
   const logger = createLogger({ service: recipe.service, level: config.log.level });
   for (const warning of warnings) logger.warn(warning);
-  const backends = createBackends(config.redis, logger);
+  const metricsRegistry = createMetricsRegistry(recipe.service);
+  const backends = createBackends(config.redis, logger, { onRedisError: createRedisMetrics(metricsRegistry).error });
   let code = 0;
   try {
-    const components = await recipe.build({ config, logger, metricsRegistry: createMetricsRegistry(recipe.service), backends });
+    const components = await recipe.build({ config, logger, metricsRegistry, backends });
     const closeTimeoutMs = recipe.closeTimeoutMs(config);
     const lifecycle = createLifecycle(components, { logger }, { name: recipe.service, closeTimeoutMs });
     const stopped = aborted(context.signal);

@@ -14,8 +14,8 @@ const closeSlackMs = 5_000;
 
 export async function buildIngester({ config, logger, metricsRegistry, backends }: ServiceDeps): Promise<Component> {
   const { createIngester } = await import("@kvatlas/ingester/app");
-  const { index, registry, housekeeping } = backends.open("background");
-  return createIngester({ index, registry, housekeeping, logger, metricsRegistry }, config);
+  const { index, registry, housekeeping, store } = backends.open("background");
+  return createIngester({ index, registry, housekeeping, store, logger, metricsRegistry }, config);
 }
 
 export async function buildRouter({ config, logger, metricsRegistry, backends }: ServiceDeps): Promise<Component> {

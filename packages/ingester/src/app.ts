@@ -1,6 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { hostname } from "node:os";
 import { createAdminServer } from "@kvatlas/shared/admin-server";
+import type { StoreState } from "@kvatlas/shared/backend";
 import { type Clock, systemClock } from "@kvatlas/shared/clock";
 import type { KvatlasConfig } from "@kvatlas/shared/config/schema";
 import type { BlockIndex } from "@kvatlas/shared/index/block-index";
@@ -27,6 +28,7 @@ import type { HousekeepingJobs } from "./housekeeping/jobs.ts";
 import { periodically } from "./housekeeping/periodically.ts";
 import { purgeIndex } from "./housekeeping/purge-index.ts";
 import { serveRebuilds } from "./housekeeping/serve-rebuilds.ts";
+import { watchMemory } from "./housekeeping/watch-memory.ts";
 import { createEngineClient } from "./load/engine-client.ts";
 import { LoadScraper } from "./load/load-scraper.ts";
 import { createIngesterMetrics } from "./metrics.ts";
@@ -45,6 +47,8 @@ export interface IngesterDeps {
   readonly metricsRegistry: Registry;
   /** @defaultValue in memory */
   readonly housekeeping?: HousekeepingRecords;
+  /** What is known of the store itself. @defaultValue nothing */
+  readonly store?: StoreState;
   /** @defaultValue the system's */
   readonly clock?: Clock;
 }
@@ -255,6 +259,7 @@ export function createIngester(deps: IngesterDeps, config: KvatlasConfig, option
     else if (clock.monotonic() - beatAt > lateBeats * settings.heartbeatMs) {
       reasons.push(`the registry has not answered for ${Math.round((clock.monotonic() - beatAt) / 1_000)} s`);
     }
+    reasons.push(...(deps.store?.troubles() ?? []));
     const opening = [...tenures].filter(([endpoint, tenure]) => ownership.owns(endpoint) && !tenure.isOpen).map(([endpoint]) => endpoint);
     const named = opening.slice(0, maxNamed).join(", ");
     if (opening.length > 0)
@@ -273,6 +278,9 @@ export function createIngester(deps: IngesterDeps, config: KvatlasConfig, option
       { name: "load-scraper", start: async () => scraper.start(), close: () => scraper.close() },
       { name: "ownership", start: async () => ownership.start(), close: () => ownership.close() },
       periodically("housekeeping", keepHouse, housekeepingMs, logger),
+      ...(deps.store === undefined
+        ? []
+        : [watchMemory({ registry, store: deps.store, clock, logger, metrics: house }, { instanceId, leaseTtlMs: settings.leaseTtlMs })]),
       ...housekeeping,
       ...(bound === null ? [] : [{ name: "bind-subscriber", start: () => bound.start(), close: () => bound.close() }]),
     ],

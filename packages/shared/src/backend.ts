@@ -1,4 +1,5 @@
 import type { Registry } from "prom-client";
+import { systemClock } from "./clock.ts";
 import type { RedisConfig } from "./config/schema.ts";
 import type { BlockIndex } from "./index/block-index.ts";
 import { MemoryBlockIndex } from "./index/memory-block-index.ts";
@@ -7,7 +8,10 @@ import { createRedisBlockIndex } from "./index/redis-block-index.ts";
 import { createRedisKeys } from "./index/redis-keys.ts";
 import type { Logger } from "./logger.ts";
 import { createRedisConnection, type RedisRole } from "./redis.ts";
+import type { RedisErrorCode } from "./redis-error.ts";
+import { type ServerMemory, serverMemories } from "./redis-memory.ts";
 import { redisTopology, shardsFor } from "./redis-topology.ts";
+import { RedisTroubles } from "./redis-troubles.ts";
 import type { EndpointRegistry } from "./registry/endpoint-registry.ts";
 import type { HousekeepingRecords } from "./registry/housekeeping-records.ts";
 import { MemoryEndpointRegistry } from "./registry/memory-endpoint-registry.ts";
@@ -15,11 +19,20 @@ import { MemoryHousekeepingRecords } from "./registry/memory-housekeeping-record
 import { createRedisEndpointRegistry } from "./registry/redis-endpoint-registry.ts";
 import { createRedisHousekeepingRecords } from "./registry/redis-housekeeping-records.ts";
 
+/** What a process knows of the store itself. */
+export interface StoreState {
+  /** What the store has refused lately, a sentence each; empty while all is well. */
+  troubles(): readonly string[];
+  /** Of every server that holds data; none when it is all in memory. @throws KVATLAS_REDIS_UNAVAILABLE, KVATLAS_REDIS_UNSUITABLE */
+  memory(): Promise<readonly ServerMemory[]>;
+}
+
 /** Index, registry and records of housekeeping of one process: all in Redis, or all in memory. */
 export interface Backend {
   readonly index: BlockIndex;
   readonly registry: EndpointRegistry;
   readonly housekeeping: HousekeepingRecords;
+  readonly store: StoreState;
   /** True once the store answers, false when it has not within `timeoutMs`. Nobody needs to wait: clients connect by themselves, again and again. */
   connected(timeoutMs: number): Promise<boolean>;
   close(): Promise<void>;
@@ -28,6 +41,8 @@ export interface Backend {
 export interface BackendOptions {
   /** Where calls of the index are measured. @defaultValue nowhere */
   readonly metrics?: Registry;
+  /** Hears of everything that goes wrong with Redis: see `createRedisMetrics`. @defaultValue nobody */
+  readonly onRedisError?: (code: RedisErrorCode) => void;
 }
 
 function observed(index: BlockIndex, { metrics }: BackendOptions): BlockIndex {
@@ -42,6 +57,7 @@ export function createMemoryBackend(options: BackendOptions = {}): Backend {
     index,
     registry,
     housekeeping: new MemoryHousekeepingRecords(),
+    store: { troubles: () => [], memory: async () => [] },
     connected: async () => true,
     close: async () => {
       await index.close();
@@ -57,7 +73,13 @@ export function createMemoryBackend(options: BackendOptions = {}): Backend {
  * @throws KVATLAS_CONFIG_INVALID no Redis is configured, or a file of `config.tls` cannot be read.
  */
 export function createRedisBackend(config: RedisConfig, role: RedisRole, logger: Logger, options: BackendOptions = {}): Backend {
-  const connection = createRedisConnection(config, role, logger);
+  const troubles = new RedisTroubles(systemClock);
+  const connection = createRedisConnection(config, role, logger, {
+    onError: (code) => {
+      options.onRedisError?.(code);
+      troubles.see(code);
+    },
+  });
   const keys = createRedisKeys(config.keyPrefix);
   const topology = redisTopology(config);
   const index = observed(createRedisBlockIndex({ connection, keys }, { defaultShards: shardsFor(topology, 1) }), options);
@@ -67,6 +89,7 @@ export function createRedisBackend(config: RedisConfig, role: RedisRole, logger:
     index,
     registry,
     housekeeping: createRedisHousekeepingRecords({ connection, keys }),
+    store: { troubles: () => troubles.sentences(), memory: () => serverMemories(connection) },
     connected: (timeoutMs) => connection.connected(timeoutMs),
     close: async () => {
       await index.close();

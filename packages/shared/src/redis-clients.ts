@@ -12,6 +12,20 @@ export type ClientOptions = Omit<RedisOptions, "replyMapping">;
 export type RedisAccess = Pick<RedisConfig, "url"> &
   Partial<Pick<RedisConfig, "cluster" | "sentinel" | "username" | "password" | "database" | "tls">>;
 
+const FIRST_RECONNECT_MS = 50;
+const MAX_RECONNECT_MS = 1_000;
+
+/**
+ * Milliseconds before the next attempt to connect: 50, doubling up to a second, of which each client waits a random part between half and all, so
+ * that many clients that have lost a server together do not come back together.
+ *
+ * @param attempt 1 for the first
+ * @param random 0 <= value < 1
+ */
+export function reconnectDelay(attempt: number, maxMs = MAX_RECONNECT_MS, random: () => number = Math.random): number {
+  return Math.min(maxMs, FIRST_RECONNECT_MS * 2 ** Math.min(Math.max(attempt, 1) - 1, 10)) * (0.5 + random() / 2);
+}
+
 /** A client of one server: that of the URL, or the primary that the Sentinels name, now and after each failover. */
 export function createServerClient(access: RedisAccess, options: ClientOptions): Redis {
   const { sentinel, url } = access;
@@ -26,14 +40,12 @@ export function createServerClient(access: RedisAccess, options: ClientOptions):
     db: access.database ?? 0,
     // Follows the Sentinels' word, not only a lost connection: a primary that hangs, or lives on cut off from them, keeps its connections.
     failoverDetector: true,
-    sentinelRetryStrategy: (attempt) => Math.min(MAX_SENTINEL_DELAY_MS, 50 * 2 ** Math.min(attempt, 10)),
+    sentinelRetryStrategy: (attempt) => reconnectDelay(attempt),
     ...(typeof sentinel?.username === "string" ? { sentinelUsername: sentinel.username } : {}),
     ...(typeof sentinel?.password === "string" ? { sentinelPassword: sentinel.password } : {}),
     ...(tls === undefined ? {} : { enableTLSForSentinelMode: true, sentinelTLS: tls }),
   });
 }
-
-const MAX_SENTINEL_DELAY_MS = 1_000;
 
 /**
  * A client of a cluster.
@@ -43,13 +55,12 @@ const MAX_SENTINEL_DELAY_MS = 1_000;
 export function createClusterClient(access: RedisAccess, options: ClientOptions): Cluster {
   const { retryStrategy: _, enableOfflineQueue: __, ...nodeOptions } = options;
   return new Cluster((access.cluster ?? []).map(parseHostPort), {
-    clusterRetryStrategy: (attempt) => Math.min(MAX_CLUSTER_DELAY_MS, 25 * 2 ** Math.min(attempt, 10)) * (0.5 + Math.random() / 2),
+    clusterRetryStrategy: (attempt) => reconnectDelay(attempt),
     slotsRefreshInterval: SLOTS_REFRESH_MS,
     redisOptions: { ...nodeOptions, ...credentialsOf(access), ...tlsOption(access) },
   });
 }
 
-const MAX_CLUSTER_DELAY_MS = 1_000;
 /** Moved slots are noticed when they answer so; this finds nodes that have come back. */
 const SLOTS_REFRESH_MS = 2_000;
 

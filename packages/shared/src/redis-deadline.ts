@@ -18,6 +18,7 @@ export function withDeadline<T>(promise: Promise<T>, timeoutMs: number, signal: 
       signal?.removeEventListener("abort", onAbort);
       outcome();
     };
+    if (signal?.aborted) onAbort();
     promise.then(
       (value) => settle(() => resolve(value)),
       (error) => settle(() => reject(redisError(error))),

@@ -2,7 +2,7 @@ import type { Cluster, Redis } from "ioredis";
 import type { RedisConfig } from "./config/schema.ts";
 import { KvatlasError } from "./errors.ts";
 import type { Logger } from "./logger.ts";
-import { type ClientOptions, createClusterClient, createServerClient, type RedisAccess } from "./redis-clients.ts";
+import { type ClientOptions, createClusterClient, createServerClient, type RedisAccess, reconnectDelay } from "./redis-clients.ts";
 import { redisTopology } from "./redis-topology.ts";
 
 /** A connection for a job queue, and the prefix of the queue's keys. */
@@ -33,7 +33,7 @@ export function createJobsConnection(config: RedisAccess & Pick<RedisConfig, "ke
   const options: ClientOptions = {
     connectionName: "kvatlas-jobs",
     maxRetriesPerRequest: null,
-    retryStrategy: (attempt) => Math.min(MAX_RECONNECT_DELAY_MS, 50 * 2 ** Math.min(attempt, 10)) * (0.5 + Math.random() / 2),
+    retryStrategy: (attempt) => reconnectDelay(attempt, MAX_RECONNECT_DELAY_MS),
     reconnectOnError: (error) => (error.message.startsWith("READONLY") ? 2 : false),
   };
   const client: Redis | Cluster = topology === "cluster" ? createClusterClient(config, options) : createServerClient(config, options);

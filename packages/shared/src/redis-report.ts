@@ -1,4 +1,5 @@
 import type { Logger } from "./logger.ts";
+import { type RedisErrorCode, redisErrorCode } from "./redis-error.ts";
 
 const LOG_EVERY_MS = 10_000;
 
@@ -6,13 +7,14 @@ const LOG_EVERY_MS = 10_000;
 export function reportConnection(
   client: { on(event: string, listener: (error: Error) => void): unknown },
   logger: Logger,
-  connection: string,
-  server: string,
+  options: { readonly connection: string; readonly server: string; readonly onError: (code: RedisErrorCode) => void },
 ): void {
+  const { connection, server, onError } = options;
   let lastLog = Number.NEGATIVE_INFINITY;
   let isLost = false;
   client.on("error", (error) => {
     isLost = true;
+    onError(redisErrorCode(error));
     const now = performance.now();
     if (now - lastLog < LOG_EVERY_MS) return;
     lastLog = now;

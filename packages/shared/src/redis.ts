@@ -2,10 +2,13 @@ import type { Redis } from "ioredis";
 import type { RedisConfig } from "./config/schema.ts";
 import { KvatlasError } from "./errors.ts";
 import type { Logger } from "./logger.ts";
-import { createServerClient, type RedisAccess } from "./redis-clients.ts";
+import { ChannelListeners } from "./redis-channels.ts";
+import { createServerClient, type RedisAccess, reconnectDelay } from "./redis-clients.ts";
 import { createClusterConnection } from "./redis-cluster.ts";
-import { cancelled, whenReady, withDeadline } from "./redis-deadline.ts";
-import { redisError } from "./redis-error.ts";
+import { withDeadline } from "./redis-deadline.ts";
+import { type RedisErrorCode, redisError } from "./redis-error.ts";
+import { RedisGate } from "./redis-gate.ts";
+import { observeConnection } from "./redis-observed.ts";
 import { reportConnection } from "./redis-report.ts";
 import { redisTopology, serversOf } from "./redis-topology.ts";
 
@@ -61,7 +64,11 @@ export const BACKGROUND_TIMEOUT_MS = 5_000;
 /** A socket that has not answered anything for this long is replaced: half-open connections are silent. */
 const SOCKET_TIMEOUT_MS = 10_000;
 const CONNECT_TIMEOUT_MS = 5_000;
-const MAX_RECONNECT_DELAY_MS = 1_000;
+
+export interface RedisConnectionOptions {
+  /** Hears of every answer that is an error, every call without an answer and every connection that fails. @defaultValue nobody */
+  readonly onError?: (code: RedisErrorCode) => void;
+}
 
 /**
  * Never rejects and does not wait: a Redis that cannot be reached is logged, and tried again.
@@ -72,22 +79,22 @@ export function createRedisConnection(
   config: RedisAccess & Pick<RedisConfig, "commandTimeoutMs">,
   role: RedisRole,
   logger: Logger,
+  options: RedisConnectionOptions = {},
 ): RedisConnection {
   const timeoutMs = role === "request" ? config.commandTimeoutMs : BACKGROUND_TIMEOUT_MS;
+  const onError = options.onError ?? (() => {});
   switch (redisTopology(config)) {
     case "none":
       throw new KvatlasError(
         "KVATLAS_CONFIG_INVALID",
         "No Redis is configured (redis.url, redis.cluster or redis.sentinel): there is none to connect to. Set one, or use the memory backend.",
       );
-    case "cluster":
-      return createClusterConnection(
-        config,
-        { role, timeoutMs, socketTimeoutMs: SOCKET_TIMEOUT_MS, connectTimeoutMs: CONNECT_TIMEOUT_MS },
-        logger,
-      );
+    case "cluster": {
+      const times = { timeoutMs, socketTimeoutMs: SOCKET_TIMEOUT_MS, connectTimeoutMs: CONNECT_TIMEOUT_MS };
+      return observeConnection(createClusterConnection(config, { role, ...times, onError }, logger), onError);
+    }
     default:
-      return new ServerConnection(config, timeoutMs, role, logger);
+      return observeConnection(new ServerConnection(config, timeoutMs, role, logger, onError), onError);
   }
 }
 
@@ -96,37 +103,34 @@ class ServerConnection implements RedisConnection {
   readonly role: RedisRole;
   readonly #access: RedisAccess;
   readonly #servers: string;
-  readonly #timeoutMs: number;
   readonly #logger: Logger;
+  readonly #onError: (code: RedisErrorCode) => void;
   readonly #client: Redis;
-  readonly #listeners = new Map<string, Set<() => void>>();
+  readonly #gate: RedisGate;
+  readonly #channels: ChannelListeners;
   #subscriber: Redis | null = null;
-  #isClosed = false;
 
-  constructor(access: RedisAccess, timeoutMs: number, role: RedisRole, logger: Logger) {
+  constructor(access: RedisAccess, timeoutMs: number, role: RedisRole, logger: Logger, onError: (code: RedisErrorCode) => void) {
     this.role = role;
     this.#access = access;
     this.#servers = serversOf(access);
-    this.#timeoutMs = timeoutMs;
     this.#logger = logger.child({ component: "redis", role });
+    this.#onError = onError;
     this.#client = this.#connect(role);
+    this.#gate = new RedisGate(this.#client, { role, timeoutMs, servers: this.#servers });
+    this.#channels = new ChannelListeners(() => {
+      this.#subscriber = this.#connect("subscriber");
+      return this.#subscriber;
+    });
   }
 
   async send(commands: readonly RedisCommand[], signal?: AbortSignal): Promise<readonly RedisReply[]> {
     if (commands.length === 0) return [];
-    if (signal?.aborted) throw cancelled(signal);
-    const startedAt = performance.now();
-    if (this.#isClosed) throw this.#notConnected();
-    if (this.#client.status !== "ready") {
-      // Queued commands would outlive their callers, so the waiting is done here.
-      if (this.role === "request") throw this.#notConnected();
-      if (!(await whenReady(this.#client, this.#timeoutMs, signal))) throw signal?.aborted ? cancelled(signal) : this.#notConnected();
-    }
+    const remainingMs = await this.#gate.pass(signal);
     const pipeline = this.#client.pipeline();
     for (const [name, ...args] of commands) pipeline.call(name, args);
-    const remainingMs = Math.max(1, this.#timeoutMs - (performance.now() - startedAt));
     const results = await withDeadline(pipeline.exec(), remainingMs, signal);
-    if (results === null) throw this.#notConnected();
+    if (results === null) throw this.#gate.notConnected();
     return results.map(([error, value]) => {
       if (error === null) return value;
       // Answers of the server are the caller's business; all else means that there was none.
@@ -147,29 +151,16 @@ class ServerConnection implements RedisConnection {
   }
 
   subscribe(channel: string, listener: () => void): () => void {
-    this.#subscriber ??= this.#connectSubscriber();
-    const listeners = this.#listeners.get(channel) ?? new Set();
-    if (listeners.size === 0) {
-      this.#listeners.set(channel, listeners);
-      // Rejects when the connection closes for good; until then it is repeated with every reconnection.
-      this.#subscriber.subscribe(channel).catch(() => {});
-    }
-    listeners.add(listener);
-    return () => {
-      listeners.delete(listener);
-      if (listeners.size > 0 || this.#listeners.get(channel) !== listeners) return;
-      this.#listeners.delete(channel);
-      this.#subscriber?.unsubscribe(channel).catch(() => {});
-    };
+    return this.#channels.add(channel, listener);
   }
 
-  async connected(timeoutMs: number): Promise<boolean> {
-    return this.#client.status === "ready" || (await whenReady(this.#client, timeoutMs));
+  connected(timeoutMs: number): Promise<boolean> {
+    return this.#gate.connected(timeoutMs);
   }
 
   async close(): Promise<void> {
-    this.#isClosed = true;
-    this.#listeners.clear();
+    this.#gate.close();
+    this.#channels.clear();
     this.#subscriber?.disconnect();
     this.#client.disconnect();
   }
@@ -183,27 +174,10 @@ class ServerConnection implements RedisConnection {
       enableOfflineQueue: name === "subscriber",
       autoResendUnfulfilledCommands: false,
       maxRetriesPerRequest: name === "subscriber" ? null : 0,
-      retryStrategy: (attempt) => Math.min(MAX_RECONNECT_DELAY_MS, 25 * 2 ** Math.min(attempt, 10)) * (0.5 + Math.random() / 2),
+      retryStrategy: (attempt) => reconnectDelay(attempt),
       reconnectOnError: (error) => (error.message.startsWith("READONLY") ? 1 : false),
     });
-    reportConnection(client, this.#logger, name, this.#servers);
+    reportConnection(client, this.#logger, { connection: name, server: this.#servers, onError: this.#onError });
     return client;
-  }
-
-  #connectSubscriber(): Redis {
-    const subscriber = this.#connect("subscriber");
-    subscriber.on("message", (channel: string) => {
-      for (const listener of this.#listeners.get(channel) ?? []) listener();
-    });
-    return subscriber;
-  }
-
-  #notConnected(): KvatlasError {
-    return new KvatlasError(
-      "KVATLAS_REDIS_UNAVAILABLE",
-      this.#isClosed
-        ? "The connection to Redis has been closed."
-        : `Not connected to Redis at ${this.#servers}; trying again in the background.`,
-    );
   }
 }

@@ -1,13 +1,14 @@
 import type { KvatlasConfig } from "@kvatlas/shared/config/schema";
 import { createLogger, type Logger } from "@kvatlas/shared/logger";
 import { createRedisConnection } from "@kvatlas/shared/redis";
+import { parseRedisInfo } from "@kvatlas/shared/redis-info";
 import { hasRedis } from "@kvatlas/shared/redis-topology";
 import type { EndpointRecord } from "@kvatlas/shared/registry/endpoint-registry";
 import { createBackends } from "../backends.ts";
 import type { Command } from "../command.ts";
 import { configOption, readConfig } from "../config-file.ts";
 import { checkFleet } from "../doctor/endpoint-check.ts";
-import { checkRedisInfo, parseRedisInfo } from "../doctor/redis-check.ts";
+import { checkRedisInfo } from "../doctor/redis-check.ts";
 import { ok, problem, skipped, type Verdict } from "../doctor/verdict.ts";
 import { encoderOptions } from "../pool-encoder.ts";
 import { redisCliLine } from "../redis-cli.ts";

@@ -1,5 +1,6 @@
+import { parseRedisInfo } from "@kvatlas/shared/redis-info";
 import { describe, expect, it } from "vitest";
-import { checkRedisInfo, parseRedisInfo } from "./redis-check.ts";
+import { checkRedisInfo } from "./redis-check.ts";
 
 const good = "# Server\r\nredis_version:7.0.15\r\nrole:master\r\nused_memory:1048576\r\nmaxmemory:0\r\nmaxmemory_policy:noeviction\r\n";
 

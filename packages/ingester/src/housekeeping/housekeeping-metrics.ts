@@ -1,4 +1,5 @@
 import { buckets } from "@kvatlas/shared/metrics";
+import type { ServerMemory } from "@kvatlas/shared/redis-memory";
 import { Counter, Gauge, Histogram, type Registry } from "prom-client";
 import { type AuditReport, findingKinds } from "./audit-report.ts";
 
@@ -20,6 +21,12 @@ export function createHousekeepingMetrics(registry: Registry) {
   const auditedAt = new Gauge({
     name: "kvatlas_ingester_audit_timestamp_seconds",
     help: "When the last audit of the fleet ended, seconds since the epoch.",
+    registers,
+  });
+  const storeMemory = new Gauge({
+    name: "kvatlas_redis_memory_bytes",
+    help: "used_memory and maxmemory (0: no limit) of every server that holds data; from one ingester of the fleet.",
+    labelNames: ["server", "what"],
     registers,
   });
   return {
@@ -51,6 +58,14 @@ export function createHousekeepingMetrics(registry: Registry) {
       help: "Endpoints of this instance that began anew because an audit asked for it.",
       registers,
     }),
+    /** With none: another ingester tells. */
+    showMemory: (servers: readonly ServerMemory[]): void => {
+      storeMemory.reset();
+      for (const { server, usedBytes, maxBytes } of servers) {
+        storeMemory.set({ server, what: "used" }, usedBytes);
+        storeMemory.set({ server, what: "max" }, maxBytes);
+      }
+    },
     showAudit: (report: AuditReport): void => {
       for (const kind of findingKinds) findings.set({ kind }, report.findings[kind]);
       for (const [what, value] of Object.entries(report.size)) if (value !== null) index.set({ what }, value);
