@@ -1,21 +1,34 @@
+import { UsageError } from "./arguments.ts";
+
 /** Each bench does its own set-up, runs and answers with figures; loaded only when asked for. */
-const benches: Readonly<Record<string, () => Promise<{ readonly run: () => Promise<object> }>>> = {
+const benches: Readonly<
+  Record<string, () => Promise<{ readonly run: (args: readonly string[]) => Promise<object>; readonly usage?: string }>>
+> = {
   ingest: () => import("./ingest.ts"),
   failover: () => import("./failover.ts"),
   lookup: () => import("./lookup.ts"),
   decision: () => import("./decision.ts"),
   purge: () => import("./purge.ts"),
   hashing: () => import("./hashing.ts"),
+  traces: () => import("./traces.ts"),
+  ladder: () => import("./ladder.ts"),
+  multiround: () => import("./multiround.ts"),
+  routers: () => import("./routers.ts"),
+  charts: () => import("./charts.ts"),
+  encodings: () => import("./encodings.ts"),
 };
 
 const [name, ...rest] = process.argv.slice(2);
-const load = name === undefined ? undefined : benches[name];
-if (load === undefined || rest.length > 0) {
-  console.error(
-    `Usage: npm run bench -- <name>\nGot: ${process.argv.slice(2).join(" ") || "nothing"}. Names: ${Object.keys(benches).join(", ")}`,
-  );
+const bench = name === undefined ? undefined : await benches[name]?.();
+try {
+  if (name === undefined || bench === undefined) {
+    throw new UsageError(`Usage: npm run bench -- <name>\nGot: ${name ?? "nothing"}. Names: ${Object.keys(benches).join(", ")}`);
+  }
+  if (bench.usage === undefined && rest.length > 0) throw new UsageError(`Usage: npm run bench -- ${name}\nGot: ${rest.join(" ")}.`);
+  const figures = await bench.run(rest);
+  console.log(JSON.stringify({ bench: name, at: new Date().toISOString(), ...figures }, null, 2));
+} catch (error) {
+  if (!(error instanceof UsageError)) throw error;
+  console.error(bench?.usage === undefined ? error.message : `${error.message}\n\n${bench.usage}`);
   process.exitCode = 2;
-} else {
-  const { run } = await load();
-  console.log(JSON.stringify({ bench: name, at: new Date().toISOString(), ...(await run()) }, null, 2));
 }
