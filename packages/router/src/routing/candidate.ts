@@ -44,3 +44,8 @@ export interface Ranked extends Candidate, Score {}
 export function requestsOf(load: CandidateLoad): number {
   return Math.max(load.waiting + load.running, load.inflightRequests);
 }
+
+/** Requests that wait in the engine's queue, those included that it got since its figures were read and cannot have begun yet as far as these tell. */
+export function queuedRequestsOf(load: CandidateLoad): number {
+  return Math.max(load.waiting, load.inflightRequests - load.running);
+}

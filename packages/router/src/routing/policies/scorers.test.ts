@@ -30,6 +30,16 @@ describe("queue-scorer", () => {
     expect(scoresOf("queue-scorer", queues)).toEqual([1, 0.5, 0]);
   });
 
+  it("counts what an engine got since its figures were read", () => {
+    const loads = [
+      { waiting: 2, running: 3, inflightRequests: 4 },
+      { waiting: 0, running: 3, inflightRequests: 7 },
+      { waiting: 0, running: 3, inflightRequests: 2 },
+    ];
+    const candidates = loads.map((load, i) => candidateOf(ids[i] ?? "", 0, load));
+    expect(scoresOf("queue-scorer", candidates)).toEqual([0.5, 0, 1]);
+  });
+
   it("does not tell equal queues apart", () => {
     expect(
       scoresOf(

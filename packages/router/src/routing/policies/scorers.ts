@@ -1,5 +1,5 @@
 import { pickByRendezvous, rankByRendezvous } from "@kvatlas/shared/rendezvous";
-import type { Candidate } from "../candidate.ts";
+import { type Candidate, queuedRequestsOf } from "../candidate.ts";
 import { heldWorth } from "./held-worth.ts";
 import type { Scorer } from "./scorer.ts";
 
@@ -7,8 +7,11 @@ import type { Scorer } from "./scorer.ts";
 const prefixCache: Scorer = (candidates, { promptTokens }, { mediumWeights }) =>
   candidates.map((candidate) => (promptTokens === 0 ? 0 : Math.min(1, heldWorth(candidate, mediumWeights) / promptTokens)));
 
-/** `queue-scorer`: 1 for the shortest queue of the engines' own, 0 for the longest, in proportion between; 1 for all when they are equal. */
-const queue: Scorer = (candidates) => shortestFirst(candidates.map((candidate) => candidate.load.waiting));
+/**
+ * `queue-scorer`: 1 for the shortest queue, 0 for the longest, in proportion between; 1 for all when they are equal. Requests that an engine got since
+ * its figures were read count as queued, where llm-d goes by the figures alone, which it reads ten times as often.
+ */
+const queue: Scorer = (candidates) => shortestFirst(candidates.map((candidate) => queuedRequestsOf(candidate.load)));
 
 /** `kv-cache-utilization-scorer`: the part of the KV cache that no running request uses. An engine that does not tell counts as empty. */
 const kvCacheUtilization: Scorer = (candidates) => candidates.map((candidate) => 1 - Math.min(1, Math.max(0, candidate.load.kvUsage ?? 0)));

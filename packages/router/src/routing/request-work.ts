@@ -1,0 +1,117 @@
+import type { Clock } from "@kvatlas/shared/clock";
+import type { Logger } from "@kvatlas/shared/logger";
+import type { PromptEncoder } from "@kvatlas/shared/tokenization/prompt-encoder";
+import type { FleetSnapshot, ModelRoute } from "../fleet/fleet.ts";
+import type { FleetLoad } from "../fleet/load-reader.ts";
+import type { ParsedRequest } from "../request/parse-request.ts";
+import type { DecisionReason, DecisionTimings } from "./decision.ts";
+import { tieKeyOfText } from "./tie-key.ts";
+import { type TokenizedPrompt, tokenizeDeadlineMs, tokenizePrompt } from "./tokenize-prompt.ts";
+
+export interface DecideInput {
+  readonly request: ParsedRequest;
+  readonly route: ModelRoute;
+  readonly fleet: FleetSnapshot;
+  /** Of the route's pool. */
+  readonly encoder: PromptEncoder | null;
+  /**
+   * Answers as every other router would at this moment: by shared state alone, without this router's own ledger and experiences, and leaves no trace.
+   *
+   * @defaultValue false
+   */
+  readonly dryRun?: boolean;
+  readonly requestId?: string;
+  /** What the client names its session. */
+  readonly session?: string | null;
+}
+
+/** Why a mode could not decide. */
+export interface GivenUp {
+  readonly reason: DecisionReason;
+  readonly error?: unknown;
+}
+
+export interface WorkOptions {
+  readonly tokenizeTimeoutMs: number;
+  readonly tokenizeTimeoutMsPerKiB: number;
+}
+
+/** What is known so far of one request on its way through the modes: done once, whichever of them ask. */
+export class RequestWork {
+  readonly input: DecideInput;
+  readonly #clock: Clock;
+  readonly #logger: Logger;
+  readonly #options: WorkOptions;
+  readonly #startedAt: number;
+  readonly #timings: { tokenizeMs: number | null; keysMs: number | null; lookupMs: number | null } = {
+    tokenizeMs: null,
+    keysMs: null,
+    lookupMs: null,
+  };
+  #tokenized: Promise<TokenizedPrompt> | null = null;
+  #givenUp: GivenUp | null = null;
+  /** Null until the prompt has been tokenized. */
+  promptTokens: number | null = null;
+  /** A reading of the load that a mode has left behind. */
+  load: FleetLoad | null = null;
+
+  constructor(input: DecideInput, clock: Clock, logger: Logger, options: WorkOptions) {
+    this.input = input;
+    this.#clock = clock;
+    this.#logger = logger;
+    this.#options = options;
+    this.#startedAt = clock.monotonic();
+  }
+
+  get isDryRun(): boolean {
+    return this.input.dryRun === true;
+  }
+
+  /** What the first mode that gave up could not do; null while none has. */
+  get givenUp(): GivenUp | null {
+    return this.#givenUp;
+  }
+
+  giveUp(givenUp: GivenUp): void {
+    this.#givenUp ??= givenUp;
+    if (givenUp.error === undefined) return;
+    this.#logger.debug({ requestId: this.input.requestId, reason: givenUp.reason, err: givenUp.error }, "prefix not known");
+  }
+
+  /** Never rejects. */
+  tokenized(): Promise<TokenizedPrompt> {
+    this.#tokenized ??= this.#tokenize();
+    return this.#tokenized;
+  }
+
+  /** Measures a step. */
+  timed(step: "keysMs" | "lookupMs", ms: number): void {
+    this.#timings[step] = (this.#timings[step] ?? 0) + ms;
+  }
+
+  now(): number {
+    return this.#clock.monotonic();
+  }
+
+  get timings(): DecisionTimings {
+    return { ...this.#timings, totalMs: this.#clock.monotonic() - this.#startedAt };
+  }
+
+  /** Breaks ties where there is no key. */
+  get tieKey(): string {
+    return tieKeyOfText(this.input.request.bodyText);
+  }
+
+  async #tokenize(): Promise<TokenizedPrompt> {
+    const { request, encoder } = this.input;
+    const began = this.#clock.monotonic();
+    const tokenized = await tokenizePrompt(request, encoder, tokenizeDeadlineMs(request, this.#options));
+    if (!("prompts" in tokenized)) {
+      this.#timings.tokenizeMs = this.#clock.monotonic() - began;
+      return tokenized;
+    }
+    if (tokenized.tokenized) this.#timings.tokenizeMs = this.#clock.monotonic() - began;
+    this.promptTokens = tokenized.prompts.reduce((sum, prompt) => sum + prompt.length, 0);
+    return tokenized;
+  }
+}
