@@ -29,7 +29,7 @@ const hybrid: readonly CacheGroup[] = [...plain, { id: 1, kind: "sliding", block
 const ops = fc.array(
   fc
     .record({
-      op: fc.constantFrom<IndexOp["op"]>("store", "store", "remove"),
+      op: fc.constantFrom<IndexOp["op"]>("store", "store", "remove", "confirm"),
       medium: fc.constantFrom<IndexOp["medium"]>("gpu", "gpu", "cpu", "storage", "other"),
       group: fc.constantFrom(0, 0, 1),
       chain: fc.constantFrom(...chains),

@@ -20,7 +20,8 @@ export class IndexOracle {
     for (const key of keys) {
       const copies = blocks.get(`${group} ${key}`) ?? [];
       blocks.set(`${group} ${key}`, copies);
-      if (op === "store") copies.push(medium);
+      if (op === "store" || (op === "confirm" && !copies.includes(medium))) copies.push(medium);
+      else if (op === "confirm") continue;
       else if (copies.includes(medium)) copies.splice(copies.indexOf(medium), 1);
     }
   }

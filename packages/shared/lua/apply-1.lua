@@ -9,7 +9,7 @@
 -- ARGV[2]  endpoint
 -- ARGV[3]  position expected            ARGV[4]  position afterwards
 -- ARGV[5]  incarnation                  ARGV[6]  '1' to report keys of which the endpoint holds nothing afterwards
--- ARGV[7..]  runs in order, two arguments each: '+' or '-', medium, '#group' unless 0 (e.g. '-cpu#1'); then block keys of 16 characters without
+-- ARGV[7..]  runs in order, two arguments each: '+' (one copy more), '-' (one less) or '=' (at least one), medium, '#group' unless 0 (e.g. '-cpu#1'); then block keys of 16 characters without
 --            separator
 -- returns  {removals of what was not held, keys emptied without separator}  applied
 --          the position found, nil when there is none                       nothing was changed
@@ -50,21 +50,23 @@ local function holdsElsewhere(block)
 end
 
 for run = 7, #ARGV, 2 do
-  local op, medium, group = string.match(ARGV[run], '^([+-])(%a+)(.*)$')
+  local op, medium, group = string.match(ARGV[run], '^([+=-])(%a+)(.*)$')
   local keys, field = ARGV[run + 1], endpoint .. group
   local one = mine .. medium
-  if op == '+' then
+  if op ~= '-' then
     for i = 1, #keys, 16 do
       local key = sub(keys, i, i + 15)
       local block = prefix .. key
       if call('HSETNX', block, field, one) == 0 then
         local entry = call('HGET', block, field)
         if entry == one then
-          call('HSET', block, field, one .. '*2')
+          if op == '+' then call('HSET', block, field, one .. '*2') end
         elseif sub(entry, 1, #mine) == mine then
           local copies = decode(entry)
-          copies[medium] = (copies[medium] or 0) + 1
-          call('HSET', block, field, encode(copies))
+          if op == '+' or not copies[medium] then
+            copies[medium] = (copies[medium] or 0) + 1
+            call('HSET', block, field, encode(copies))
+          end
         else
           call('HSET', block, field, one)
         end

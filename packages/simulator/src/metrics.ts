@@ -18,7 +18,8 @@ export interface RankView {
 
 export interface MetricsSource {
   readonly ranks: readonly RankView[];
-  readonly sleepState: "awake" | "weights_offloaded" | "discard_all";
+  /** Null: paused (level 0), which none of the states names. */
+  readonly sleepState: "awake" | "weights_offloaded" | "discard_all" | null;
   /** Unix time in seconds. */
   readonly processStartTime: number;
   /** Unix time in seconds, now. */

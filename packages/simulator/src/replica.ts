@@ -28,6 +28,12 @@ export interface Submission {
   readonly reportsReusedBlocks: boolean;
 }
 
+/** vLLM's levels: 0 pauses the engine, 1 moves the weights to host memory, 2 discards them. */
+export type SleepLevel = 0 | 1 | 2;
+
+/** `vllm:engine_sleep_state`: at level 0 the engine is not awake, and neither of the others is set. */
+const sleepStates = { awake: "awake", 0: null, 1: "weights_offloaded", 2: "discard_all" } as const;
+
 /** Switches of the HTTP side; those of the event side are `PublisherFaults`. */
 export interface ReplicaFaults {
   /** /health answers 503. */
@@ -48,7 +54,7 @@ export class Replica {
   readonly #clock: Clock;
   #metrics: ReplicaMetrics;
   #observers: EngineObserver[];
-  #sleepLevel = 0;
+  #sleepLevel: SleepLevel | null = null;
   #isHung = false;
   #startedAtSeconds: number;
   #restarts = 0;
@@ -70,7 +76,7 @@ export class Replica {
   }
 
   get isSleeping(): boolean {
-    return this.#sleepLevel > 0;
+    return this.#sleepLevel !== null;
   }
 
   get isHung(): boolean {
@@ -147,18 +153,19 @@ export class Replica {
     return this.ranks.map((rank) => rank.engine.reset()).every(Boolean);
   }
 
-  /** Ends what runs, clears the cache and computes nothing until `wakeUp`. */
-  sleep(level: number): void {
+  /** Computes nothing until `wakeUp`. Level 0 pauses what runs; levels 1 and 2 end it and clear the cache. */
+  sleep(level: SleepLevel): void {
     this.#sleepLevel = level;
     for (const rank of this.ranks) {
       rank.engine.hold("sleep", true);
+      if (level === 0) continue;
       rank.engine.loseAll("sleep");
       rank.engine.reset();
     }
   }
 
   wakeUp(): void {
-    this.#sleepLevel = 0;
+    this.#sleepLevel = null;
     for (const rank of this.ranks) rank.engine.hold("sleep", false);
   }
 
@@ -171,7 +178,7 @@ export class Replica {
   /** A new process at the same addresses: sequence 0, empty pool, counters at zero, later start time. */
   async restart(reopenSockets: boolean): Promise<void> {
     this.#restarts += 1;
-    this.#sleepLevel = 0;
+    this.#sleepLevel = null;
     this.#isHung = false;
     // At least a millisecond later, so that the start time always tells.
     this.#startedAtSeconds = Math.max(this.#clock.now() / 1000, this.#startedAtSeconds + 0.001);
@@ -183,7 +190,7 @@ export class Replica {
   metricsText(): Promise<string> {
     return this.#metrics.text({
       ranks: this.ranks.map((rank) => rank.view()),
-      sleepState: this.#sleepLevel === 0 ? "awake" : this.#sleepLevel === 1 ? "weights_offloaded" : "discard_all",
+      sleepState: sleepStates[this.#sleepLevel ?? "awake"],
       processStartTime: this.#startedAtSeconds,
       now: this.#clock.now() / 1000,
     });

@@ -6,12 +6,13 @@ import type { EndpointRegistry } from "@kvatlas/shared/registry/endpoint-registr
 import type { BlockKey, CacheGroupId, EndpointId, EngineHash } from "@kvatlas/shared/types";
 import { LRUCache } from "lru-cache";
 import type { IngesterMetrics } from "../metrics.ts";
-import { type KeyTranslator, OpRuns } from "./key-translator.ts";
+import { type KeyTranslator, OpRuns, type StoreOp } from "./key-translator.ts";
 
 export interface ContentTranslatorDeps {
   readonly registry: Pick<EndpointRegistry, "resolveEngineHashes" | "saveEngineHashes" | "dropEngineHashes">;
   readonly clock: Clock;
   readonly metrics: IngesterMetrics;
+  readonly storeOp: StoreOp;
   /** Repeats a call until the store answers. */
   readonly stored: <T>(call: () => Promise<T>) => Promise<T>;
 }
@@ -21,6 +22,10 @@ export interface ContentTranslatorOptions {
   readonly incarnation: number;
   readonly model: string;
   readonly seed: string;
+  /** Of the chain that prompts are cut into. */
+  readonly blockSizeTokens: number;
+  /** The cache group whose blocks are those of the chain. */
+  readonly chainGroup: () => CacheGroupId;
 }
 
 /** Entries of the table that are kept at hand; the whole of it is in the registry. */
@@ -28,6 +33,7 @@ const maxCached = 65_536;
 /** Stores whose parent is not known yet. */
 const maxWaiting = 1_024;
 const waitMs = 10_000;
+const unpaired = "tokens do not pair with hashes";
 
 interface Waiting {
   readonly event: BlockStored;
@@ -43,12 +49,20 @@ function fieldOf(hash: EngineHash, group: CacheGroupId): TableField {
   return group === 0 ? hash : `${hash}#${group}`;
 }
 
+/** Whether the event's tokens are those of its hashes, block by block of the chain. Hybrid models leave masked blocks out of the hashes alone. */
+function isPaired(event: BlockStored, blockSizeTokens: number): boolean {
+  return event.blockSizeTokens === blockSizeTokens && event.tokenIds.length === event.hashes.length * blockSizeTokens;
+}
+
 /**
  * Keys from token contents, for engines whose own hashes cannot be reproduced. Removals and parents name engine hashes only, so the registry
  * holds a table engine hash -> key per incarnation, which outlives the owner.
  *
  * The table is written before the index, so that whatever the index holds can be removed again. A pair is dropped when the last copy of its
  * block is gone; a crash in between leaves an unused pair behind until the next incarnation.
+ *
+ * The same hash in two cache groups names the same tokens (vLLM 0.24 to 0.33: the last fine hash of a group's block): where a store does not say
+ * which tokens belong to which hash, its keys are those that the group of the chain has given.
  */
 export class ContentTranslator implements KeyTranslator {
   readonly wantsEmptied = true;
@@ -72,6 +86,7 @@ export class ContentTranslator implements KeyTranslator {
     this.#expire();
     const runs = new OpRuns();
     const pairs = new Map<TableField, BlockKey>();
+    this.#mapAhead(events, pairs);
     for (const event of events) {
       if (event.kind === "stored") this.#store(event, runs, pairs);
       else if (event.kind === "removed") this.#remove(event.hashes, event.group, event.medium, runs);
@@ -81,6 +96,10 @@ export class ContentTranslator implements KeyTranslator {
       await this.#deps.stored(() => this.#deps.registry.saveEngineHashes(endpoint, incarnation, pairs));
     }
     return runs.ops;
+  }
+
+  keyOf(hash: EngineHash, group: CacheGroupId): BlockKey | null {
+    return this.#keyAt(hash, group) ?? null;
   }
 
   async forget(emptied: readonly BlockKey[]): Promise<void> {
@@ -100,17 +119,19 @@ export class ContentTranslator implements KeyTranslator {
   async #lookUp(events: readonly KvEvent[]): Promise<void> {
     const missing = new Set<TableField>();
     const inBatch = new Set<TableField>();
+    const chainGroup = this.#options.chainGroup();
     const want = (hash: EngineHash, group: CacheGroupId): void => {
-      const field = fieldOf(hash, group);
-      if (!inBatch.has(field) && !this.#known.has(field)) missing.add(field);
+      for (const field of [fieldOf(hash, group), fieldOf(hash, chainGroup)]) {
+        if (!inBatch.has(field) && !this.#known.has(field)) missing.add(field);
+      }
     };
     for (const event of events) {
       if (event.kind === "cleared") continue;
-      const isHashOnly = event.kind === "stored" && event.tokenIds.length === 0;
-      if (event.kind === "removed" || isHashOnly) for (const hash of event.hashes) want(hash, event.group);
+      const isDescribed = event.kind === "stored" && isPaired(event, this.#options.blockSizeTokens);
+      if (!isDescribed) for (const hash of event.hashes) want(hash, event.group);
       if (event.kind !== "stored") continue;
       if (event.parent !== null) want(event.parent, event.group);
-      for (const hash of event.hashes) inBatch.add(fieldOf(hash, event.group));
+      if (isDescribed) for (const hash of event.hashes) inBatch.add(fieldOf(hash, event.group));
     }
     if (missing.size === 0) return;
     const fields = [...missing];
@@ -124,11 +145,11 @@ export class ContentTranslator implements KeyTranslator {
 
   #store(event: BlockStored, runs: OpRuns, pairs: Map<TableField, BlockKey>): void {
     if (event.hashes.length === 0) return;
-    if (event.tokenIds.length === 0) {
-      this.#storeKnown(event, runs);
+    if (event.tokenIds.length === 0 || this.#isOfOtherGroup(event)) {
+      this.#storeKnown(event, runs, pairs);
       return;
     }
-    const parentKey = event.parent === null ? null : this.#known.get(fieldOf(event.parent, event.group));
+    const parentKey = event.parent === null ? null : this.#keyAt(event.parent, event.group);
     if (parentKey === undefined) {
       this.#wait(event);
       return;
@@ -159,15 +180,50 @@ export class ContentTranslator implements KeyTranslator {
       this.#removed.delete(key);
       present.push(key);
     }
-    runs.add("store", event.medium, event.group, present);
+    runs.add(this.#deps.storeOp(event), event.medium, event.group, present);
     for (const hash of event.hashes) this.#release(fieldOf(hash, event.group), runs, pairs);
   }
 
-  /** Hash-only stores (connectors): blocks that another medium has described. */
-  #storeKnown(event: BlockStored, runs: OpRuns): void {
-    const keys = this.#keysOf(event.hashes, event.group, "hash-only store of an unknown block");
+  /** Blocks that another medium (hash-only stores of connectors) or another cache group has described. */
+  #storeKnown(event: BlockStored, runs: OpRuns, pairs: Map<TableField, BlockKey>): void {
+    const isHashOnly = event.tokenIds.length === 0;
+    const keys = this.#keysOf(event.hashes, event.group, isHashOnly ? "hash-only store of an unknown block" : unpaired);
     for (const key of keys) this.#removed.delete(key);
-    runs.add("store", event.medium, event.group, keys);
+    for (const hash of event.hashes) {
+      const field = fieldOf(hash, event.group);
+      const key = this.#keyAt(hash, event.group);
+      if (key === undefined || this.#known.has(field)) continue;
+      this.#known.set(field, key);
+      pairs.set(field, key);
+    }
+    runs.add(this.#deps.storeOp(event), event.medium, event.group, keys);
+  }
+
+  /** A store whose hashes have no tokens of their own, where there is another group that may have described them. */
+  #isOfOtherGroup(event: BlockStored): boolean {
+    return event.group !== this.#options.chainGroup() && !isPaired(event, this.#options.blockSizeTokens);
+  }
+
+  /** Keys of the chain's blocks, for stores of other groups that come before theirs in the same batch. */
+  #mapAhead(events: readonly KvEvent[], pairs: Map<TableField, BlockKey>): void {
+    if (!events.some((event) => event.kind === "stored" && this.#isOfOtherGroup(event))) return;
+    const chainGroup = this.#options.chainGroup();
+    for (const event of events) {
+      if (event.kind !== "stored" || event.group !== chainGroup || event.tokenIds.length === 0) continue;
+      const parentKey = event.parent === null ? null : this.#keyAt(event.parent, event.group);
+      const mapped = parentKey === undefined ? null : this.#mapper.keysOf(event, parentKey);
+      if (mapped === null || "obstacle" in mapped) continue;
+      for (const [i, hash] of event.hashes.entries()) {
+        const key = mapped.keys[i];
+        if (key === undefined) continue;
+        this.#known.set(fieldOf(hash, chainGroup), key);
+        pairs.set(fieldOf(hash, chainGroup), key);
+      }
+    }
+  }
+
+  #keyAt(hash: EngineHash, group: CacheGroupId): BlockKey | undefined {
+    return this.#known.get(fieldOf(hash, group)) ?? this.#known.get(fieldOf(hash, this.#options.chainGroup()));
   }
 
   #remove(hashes: readonly EngineHash[], group: CacheGroupId, medium: IndexOp["medium"], runs: OpRuns): void {
@@ -175,7 +231,7 @@ export class ContentTranslator implements KeyTranslator {
     const keys = this.#keysOf(hashes, group, "removal of an unknown block");
     for (const hash of hashes) {
       const field = fieldOf(hash, group);
-      const key = this.#known.get(field);
+      const key = this.#keyAt(hash, group);
       if (key === undefined) continue;
       const fields = this.#removed.get(key);
       if (fields === undefined) this.#removed.set(key, new Set([field]));
@@ -187,7 +243,7 @@ export class ContentTranslator implements KeyTranslator {
   #keysOf(hashes: readonly EngineHash[], group: CacheGroupId, otherwise: string): readonly BlockKey[] {
     const keys: BlockKey[] = [];
     for (const hash of hashes) {
-      const key = this.#known.get(fieldOf(hash, group));
+      const key = this.#keyAt(hash, group);
       if (key !== undefined) keys.push(key);
     }
     if (keys.length < hashes.length) this.#deps.metrics.skipped.inc({ reason: otherwise }, hashes.length - keys.length);

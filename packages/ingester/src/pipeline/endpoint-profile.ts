@@ -17,6 +17,7 @@ export type FindingName =
   | "replay"
   | "no-events"
   | "key-mismatch"
+  | "reuse-reports"
   | "two-publishers"
   | "undecodable-events";
 
@@ -40,6 +41,8 @@ export class EndpointProfile {
   groups: readonly CacheGroup[];
   processStartSeconds: number | null;
   lastBatch: EndpointMeta["lastBatch"];
+  owedFrom: number | null;
+  reportsReuse: boolean;
 
   constructor(target: ReplicaTarget, stored: EndpointMeta | null, options: { readonly hungAfterMs: number }) {
     this.#target = target;
@@ -50,6 +53,8 @@ export class EndpointProfile {
     this.groups = stored?.groups ?? [];
     this.processStartSeconds = stored?.processStartSeconds ?? null;
     this.lastBatch = stored?.lastBatch ?? null;
+    this.owedFrom = stored?.owedFrom ?? null;
+    this.reportsReuse = stored?.reportsReuse ?? false;
     this.#loras = stored?.loras ?? {};
     this.#ready = stored?.ready ?? false;
   }
@@ -129,6 +134,8 @@ export class EndpointProfile {
       processStartSeconds: this.processStartSeconds,
       findings: Object.fromEntries(this.#findings),
       lastBatch: this.lastBatch ?? null,
+      owedFrom: this.owedFrom,
+      reportsReuse: this.reportsReuse,
     };
     const texts = new Map(Object.entries(meta).map(([field, value]) => [field, JSON.stringify(value)]));
     const changed = Object.entries(meta).filter(([field]) => texts.get(field) !== this.#described.get(field));

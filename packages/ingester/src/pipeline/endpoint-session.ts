@@ -16,12 +16,12 @@ import { ProcessStartWatch } from "./process-start-watch.ts";
 import { ReplayAgenda } from "./replay-agenda.ts";
 import { SilenceWatch } from "./silence-watch.ts";
 import { StreamIntake } from "./stream-intake.ts";
-import { StreamRecovery } from "./stream-recovery.ts";
+import { type RebuildCause, StreamRecovery } from "./stream-recovery.ts";
 import { TwinWatch } from "./twin-watch.ts";
 import { WakeUp } from "./wake-up.ts";
 
 export interface EndpointSessionDeps {
-  readonly index: Pick<BlockIndex, "openWriter" | "forget">;
+  readonly index: Pick<BlockIndex, "openWriter" | "forget" | "holders">;
   readonly registry: EndpointRegistry;
   readonly clock: Clock;
   readonly logger: Logger;
@@ -85,7 +85,7 @@ export class EndpointSession {
   /** What the engine's counters of work said last. */
   #progress: string | null = null;
   #restartDue: string | null = null;
-  #rebuildDue = false;
+  #rebuildDue: RebuildCause | null = null;
   /** Monotonic ms at which the engine was seen with its cache thrown away: what was received before is to be forgotten. */
   #emptyAt: number | null = null;
 
@@ -94,7 +94,7 @@ export class EndpointSession {
     this.#owned = owned;
     this.#logger = deps.logger.child({ endpoint: owned.target.endpoint });
     this.#profile = new EndpointProfile(owned.target, owned.stored, options);
-    this.#agenda = new ReplayAgenda(deps.clock);
+    this.#agenda = new ReplayAgenda(deps.clock, this.#profile);
     this.#twins = new TwinWatch(deps.clock);
     this.#silence = new SilenceWatch(deps.clock, owned.target);
     this.#processStart = new ProcessStartWatch(deps.clock, owned.stored?.processStartSeconds ?? null);
@@ -105,6 +105,7 @@ export class EndpointSession {
         maxHeldBytes: options.maxQueuedBytes * heldShareOfQueue,
         signal: this.#abort.signal,
         onFailure: () => this.#wakeUp.notify(),
+        onReuseReports: () => this.#rebuild("reuse reports"),
       },
       owned,
     );
@@ -205,8 +206,7 @@ export class EndpointSession {
 
   /** What the index has of the endpoint is wrong: it is built anew, from what can be replayed. */
   rebuild(): void {
-    this.#rebuildDue = true;
-    this.#wakeUp.notify();
+    this.#rebuild("audit");
   }
 
   /** Writes what has changed about the endpoint, and that it is looked after. */
@@ -246,6 +246,11 @@ export class EndpointSession {
     await this.#running;
   }
 
+  #rebuild(cause: RebuildCause): void {
+    this.#rebuildDue = cause;
+    this.#wakeUp.notify();
+  }
+
   #lose(): void {
     this.#lost = true;
     this.#closing = true;
@@ -282,9 +287,13 @@ export class EndpointSession {
     if (stored !== null && stored.model !== "" && stored.model !== target.model) {
       this.#logger.info({ former: stored.model, model: target.model }, "another model is served at this address");
       this.#applier.forgetRun();
+      this.#agenda.settleDebt();
       await this.#applier.beginIncarnation(0, "restart");
     }
-    this.#intake.position.resume(this.#applier.watermark, this.#profile.lastBatch ?? null);
+    const { watermark } = this.#applier;
+    // Nothing was given up where the former owner died before it could.
+    if (watermark < (this.#agenda.owedFrom ?? 0)) this.#agenda.settleDebt();
+    this.#intake.position.resume(watermark, this.#profile.lastBatch ?? null);
     // Frames that came before the lease did are reason enough in bind mode, where no connection is announced.
     if (this.#owned.target.events === null) this.#catchUpDue = "takeover";
     await this.#applier.describe();
@@ -304,9 +313,10 @@ export class EndpointSession {
       // They may be of the dead run; those of the new one are replayed.
       queue.clear();
       await this.#recovery.restart(reason, "process");
-    } else if (this.#rebuildDue) {
-      this.#rebuildDue = false;
-      await this.#recovery.rebuild("audit");
+    } else if (this.#rebuildDue !== null) {
+      const cause = this.#rebuildDue;
+      this.#rebuildDue = null;
+      await this.#recovery.rebuild(cause);
     } else if (this.#catchUpDue !== null) {
       const cause = this.#catchUpDue;
       this.#catchUpDue = null;

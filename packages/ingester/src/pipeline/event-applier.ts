@@ -1,6 +1,6 @@
 import type { Clock } from "@kvatlas/shared/clock";
 import { isKvatlasError, KvatlasError } from "@kvatlas/shared/errors";
-import type { EventBatch, KvEvent, WireForm } from "@kvatlas/shared/events/events";
+import type { BlockStored, EventBatch, KvEvent, WireForm } from "@kvatlas/shared/events/events";
 import { decodeEventBatch } from "@kvatlas/shared/events/vllm-decoder";
 import { scopeIdOf } from "@kvatlas/shared/hashing/key-scheme";
 import type { BlockIndex, IndexOp, IndexWriter } from "@kvatlas/shared/index/block-index";
@@ -15,12 +15,13 @@ import type { EndpointProfile } from "./endpoint-profile.ts";
 import { GroupCatalog } from "./group-catalog.ts";
 import { HeldBatches } from "./held-batches.ts";
 import { IndexFeed } from "./index-feed.ts";
-import { type KeyTranslator, nativeTranslator } from "./key-translator.ts";
+import { createNativeTranslator, type KeyTranslator, type StoreOp } from "./key-translator.ts";
+import { ReuseReports } from "./reuse-reports.ts";
 import { type LearnedKeys, SchemeLearner } from "./scheme-learner.ts";
 import { untilStored } from "./store-retry.ts";
 
 export interface EventApplierDeps {
-  readonly index: Pick<BlockIndex, "openWriter" | "forget">;
+  readonly index: Pick<BlockIndex, "openWriter" | "forget" | "holders">;
   readonly registry: EndpointRegistry;
   readonly clock: Clock;
   readonly logger: Logger;
@@ -36,8 +37,13 @@ export interface EventApplierOptions {
   readonly signal: AbortSignal;
   /** Something has failed that the next `write` rejects with. */
   readonly onFailure: () => void;
+  /** Stores that were counted as copies have turned out to be reports of reuse: what is in the index is to be built anew. */
+  readonly onReuseReports: () => void;
 }
 
+const reuseFinding =
+  "Requests use kv_cache_report_mode full: stores of blocks that are held already are not counted as copies. " +
+  "Keep requests from setting it, or set prefixCache.reuseReports.";
 /** More than a failover can lose. */
 const maxForgottenIncarnations = 10_000;
 
@@ -60,6 +66,7 @@ export class EventApplier {
   readonly #groups: GroupCatalog;
   readonly #learner: SchemeLearner;
   readonly #held: HeldBatches;
+  readonly #reuse: ReuseReports;
   #incarnation: Incarnation = { number: 0, from: 0 };
   #feed: IndexFeed | null = null;
   #translator: KeyTranslator | null = null;
@@ -76,6 +83,8 @@ export class EventApplier {
     this.#groups = new GroupCatalog(deps.profile.groups);
     this.#learner = new SchemeLearner({ clock: deps.clock, metrics: deps.metrics, profile: deps.profile }, owned.target);
     this.#held = new HeldBatches(options.maxHeldBytes);
+    this.#reuse = new ReuseReports(deps.clock, owned.target.pool.prefixCache.reuseReports, deps.profile.reportsReuse);
+    if (this.#reuse.isShown) deps.profile.find("reuse-reports", reuseFinding);
   }
 
   get incarnation(): number {
@@ -155,6 +164,8 @@ export class EventApplier {
     }
     this.#incarnation = { number, from };
     this.#isPristine = true;
+    // Not before: a later owner must not go on without counting from counts that are too high.
+    this.#deps.profile.reportsReuse = this.#reuse.isShown;
     if (this.#feed !== null) {
       this.#feed = this.#feedOf(await this.#openWriter(this.#feed.writer.target.scope, from));
     }
@@ -166,6 +177,8 @@ export class EventApplier {
   forgetRun(): void {
     this.#learner.reset();
     this.#groups.clear();
+    this.#reuse.reset();
+    this.#deps.profile.find("reuse-reports", null);
     this.#translator = null;
     this.#lastTaken = null;
     this.#candidateMark = null;
@@ -232,12 +245,42 @@ export class EventApplier {
     if (this.#translator !== null) {
       for (const event of events) if (event.kind === "stored") this.#learner.check(event, this.#wireForm);
       const added = this.#translate(seq, events, receivedAt, this.#translator);
+      const suspect = this.#reuse.suspect(events);
+      if (suspect !== null) return this.#lookAtSuspect(suspect, added, groupsChanged);
       return groupsChanged ? Promise.resolve(added).then(() => this.describe()) : added;
     }
     const dropped = this.#held.push({ seq, events, bytes, receivedAt });
     if (dropped > 0) this.#deps.metrics.skipped.inc({ reason: "before the key scheme was known" }, dropped);
     const learned = this.#learner.learn(events, this.#wireForm);
     return learned === null ? undefined : this.#openScope(learned);
+  }
+
+  /** Whether a store from the root names blocks that were held before it: then each of them is there twice now. */
+  async #lookAtSuspect(suspect: BlockStored, added: Promise<void> | undefined, groupsChanged: boolean): Promise<void> {
+    await added;
+    if (groupsChanged) await this.describe();
+    const { index, profile, logger } = this.#deps;
+    const feed = this.#feed;
+    const translator = this.#translator;
+    const ends = [suspect.hashes[0], suspect.hashes.at(-1)];
+    const keys = ends.flatMap((hash) => (hash === undefined ? [] : (translator?.keyOf(hash, suspect.group) ?? [])));
+    if (feed === null || keys.length < ends.length) return;
+    await feed.flush();
+    const { scope, endpoint, incarnation } = feed.writer.target;
+    const holders = await this.#stored(() => Promise.all(keys.map((key) => index.holders(scope, key))));
+    const wereHeld = holders.every((list) =>
+      list.some(
+        (held) =>
+          held.endpoint === endpoint &&
+          held.group === suspect.group &&
+          held.incarnation === incarnation &&
+          (held.copies[suspect.medium] ?? 0) > 1,
+      ),
+    );
+    if (!this.#reuse.looked(wereHeld)) return;
+    profile.find("reuse-reports", reuseFinding);
+    logger.warn("requests of this engine report the blocks they reuse as stored once more; it is built anew without counting those");
+    this.#options.onReuseReports();
   }
 
   async #openScope(learned: LearnedKeys): Promise<void> {
@@ -274,15 +317,23 @@ export class EventApplier {
     return this.#feed?.add({ seq, ops, receivedAt });
   }
 
-  #useKeys(learned: Pick<LearnedKeys, "scheme" | "blockSizeTokens">): void {
-    const { scheme } = learned;
+  #useKeys(keys: Pick<LearnedKeys, "scheme" | "blockSizeTokens">): void {
+    const { scheme } = keys;
+    const storeOp: StoreOp = (event) => this.#reuse.opOf(event);
     const { registry, clock, metrics } = this.#deps;
     this.#translator =
       scheme.kind === "native"
-        ? nativeTranslator
+        ? createNativeTranslator(storeOp)
         : new ContentTranslator(
-            { registry, clock, metrics, stored: (call) => this.#stored(call) },
-            { endpoint: this.#target.endpoint, incarnation: this.#incarnation.number, model: this.#target.model, seed: scheme.seed },
+            { registry, clock, metrics, storeOp, stored: (call) => this.#stored(call) },
+            {
+              endpoint: this.#target.endpoint,
+              incarnation: this.#incarnation.number,
+              model: this.#target.model,
+              seed: scheme.seed,
+              blockSizeTokens: keys.blockSizeTokens,
+              chainGroup: () => this.#groups.chainGroup(keys.blockSizeTokens),
+            },
           );
     const translator = this.#translator;
     this.#feed?.onEmptied(translator.wantsEmptied ? (emptied) => translator.forget(emptied) : null);

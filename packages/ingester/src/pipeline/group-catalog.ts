@@ -53,6 +53,11 @@ export class GroupCatalog {
     return true;
   }
 
+  /** The group whose blocks are those that prompts are cut into: full attention, of this block size; 0 when none is known. */
+  chainGroup(blockSizeTokens: number): CacheGroupId {
+    return this.list().find((group) => group.kind === "full" && group.blockSizeTokens === blockSizeTokens)?.id ?? 0;
+  }
+
   clear(): void {
     this.#groups.clear();
   }

@@ -146,9 +146,7 @@ export class IndexFeed {
     metrics.flushSeconds.observe((doneAt - startedAt) / 1_000);
     if (result.duplicates > 0) metrics.duplicates.inc(result.duplicates);
     if (result.unknownRemovals > 0) metrics.unknownRemovals.inc(result.unknownRemovals);
-    const [stores, removals] = countOps(group);
-    if (stores > 0) metrics.blocks.inc({ op: "store" }, stores);
-    if (removals > 0) metrics.blocks.inc({ op: "remove" }, removals);
+    for (const [op, blocks] of Object.entries(countOps(group))) if (blocks > 0) metrics.blocks.inc({ op }, blocks);
     const receivedAt = group.find((batch) => batch.receivedAt !== null)?.receivedAt;
     if (receivedAt !== undefined && receivedAt !== null) metrics.visibleSeconds.observe((doneAt - receivedAt) / 1_000);
     if (onEmptied !== null && result.emptied.length > 0) {
@@ -157,13 +155,8 @@ export class IndexFeed {
   }
 }
 
-function countOps(group: readonly FedBatch[]): readonly [number, number] {
-  let stores = 0;
-  let removals = 0;
-  const count = (op: IndexOp): void => {
-    if (op.op === "store") stores += op.keys.length;
-    else removals += op.keys.length;
-  };
-  for (const batch of group) batch.ops.forEach(count);
-  return [stores, removals];
+function countOps(group: readonly FedBatch[]): Readonly<Record<IndexOp["op"], number>> {
+  const blocks = { store: 0, remove: 0, confirm: 0 };
+  for (const batch of group) for (const { op, keys } of batch.ops) blocks[op] += keys.length;
+  return blocks;
 }

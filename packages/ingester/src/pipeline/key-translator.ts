@@ -1,4 +1,4 @@
-import type { KvEvent } from "@kvatlas/shared/events/events";
+import type { BlockStored, KvEvent } from "@kvatlas/shared/events/events";
 import type { IndexOp } from "@kvatlas/shared/index/block-index";
 import type { BlockKey, CacheGroupId, EngineHash, Medium } from "@kvatlas/shared/types";
 
@@ -8,23 +8,36 @@ export interface KeyTranslator {
   readonly wantsEmptied: boolean;
   /** Operations of one batch in the engine's order. Stores and removals only: what a clear means is the session's affair. */
   translate(events: readonly KvEvent[]): readonly IndexOp[] | Promise<readonly IndexOp[]>;
+  /** Key of a block of the batch last translated, or of a group before; null when it is not known. */
+  keyOf(hash: EngineHash, group: CacheGroupId): BlockKey | null;
   /** Called once the operations have been applied, with the keys whose last copy went away. */
   forget(emptied: readonly BlockKey[]): Promise<void>;
 }
 
+/** What a store does to the counts of its blocks. */
+export type StoreOp = (event: BlockStored) => IndexOp["op"];
+
+/** As engines mean it: each store is a copy. */
+export const countEachStore: StoreOp = () => "store";
+
 /** Native schemes: the low 64 bits of the engine's own hash are the key, so hash-only stores and removals need no table. */
-export const nativeTranslator: KeyTranslator = {
-  wantsEmptied: false,
-  translate: (events) => {
-    const runs = new OpRuns();
-    for (const event of events) {
-      if (event.kind === "stored") runs.add("store", event.medium, event.group, keysOf(event.hashes));
-      else if (event.kind === "removed") runs.add("remove", event.medium, event.group, keysOf(event.hashes));
-    }
-    return runs.ops;
-  },
-  forget: () => Promise.resolve(),
-};
+export function createNativeTranslator(storeOp: StoreOp): KeyTranslator {
+  return {
+    wantsEmptied: false,
+    translate: (events) => {
+      const runs = new OpRuns();
+      for (const event of events) {
+        if (event.kind === "stored") runs.add(storeOp(event), event.medium, event.group, keysOf(event.hashes));
+        else if (event.kind === "removed") runs.add("remove", event.medium, event.group, keysOf(event.hashes));
+      }
+      return runs.ops;
+    },
+    keyOf: (hash) => hash as string as BlockKey,
+    forget: () => Promise.resolve(),
+  };
+}
+
+export const nativeTranslator: KeyTranslator = createNativeTranslator(countEachStore);
 
 interface OpenRun {
   readonly op: IndexOp["op"];

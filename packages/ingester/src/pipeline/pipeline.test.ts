@@ -12,7 +12,7 @@ import { ContentTranslator } from "./content-translator.ts";
 import { GroupCatalog, groupKindOf } from "./group-catalog.ts";
 import { HeldBatches } from "./held-batches.ts";
 import { IndexFeed } from "./index-feed.ts";
-import { nativeTranslator } from "./key-translator.ts";
+import { countEachStore, nativeTranslator } from "./key-translator.ts";
 import { ProcessStartWatch } from "./process-start-watch.ts";
 
 const hash = (n: number): EngineHash => n.toString(16).padStart(16, "0") as EngineHash;
@@ -233,14 +233,14 @@ describe("IndexFeed", () => {
 describe("ContentTranslator", () => {
   const endpoint = "e" as EndpointId;
 
-  async function translatorOn(registry: MemoryEndpointRegistry, clock = new FakeClock()) {
+  async function translatorOn(registry: MemoryEndpointRegistry, clock = new FakeClock(), chainGroup = 0) {
     const lease = await registry.acquire(endpoint, "o", 60_000);
     if (lease === null) throw new Error("nobody else holds it");
     const incarnation = (await registry.state(endpoint)).incarnation || ((await registry.startIncarnation(lease, 0)) ?? 0);
     const metrics = testMetrics();
     const translator = new ContentTranslator(
-      { registry, clock, metrics, stored: (call) => call() },
-      { endpoint, incarnation, model: "m", seed: "" },
+      { registry, clock, metrics, storeOp: countEachStore, stored: (call) => call() },
+      { endpoint, incarnation, model: "m", seed: "", blockSizeTokens: 2, chainGroup: () => chainGroup },
     );
     const skipped = async (reason: string) =>
       (await metrics.skipped.get()).values.filter(({ labels }) => labels.reason === reason).reduce((sum, { value }) => sum + value, 0);
@@ -293,6 +293,28 @@ describe("ContentTranslator", () => {
     clock.advance(11_000);
     await translator.translate([]);
     expect(await skipped("unknown parent")).toBe(1_100);
+  });
+
+  it("finds the keys of a hybrid model's masked stores by the hashes that the full-attention group has described", async () => {
+    const registry = new MemoryEndpointRegistry();
+    const { translator, skipped } = await translatorOn(registry, new FakeClock(), 1);
+    const tokenIds = [1, 2, 2, 3, 3, 4];
+    // The sliding group comes first in the batch; its first two blocks are masked, and only their tokens are there.
+    const [masked, full] = await translator.translate([stored([3], null, { tokenIds }), stored([1, 2, 3], null, { tokenIds, group: 1 })]);
+    expect(masked).toEqual({ op: "store", medium: "gpu", group: 0, keys: [full?.keys[2]] });
+    const [further] = await translator.translate([stored([4], 3), stored([4], 3, { group: 1 })]);
+    // Another owner goes on with both groups' part of the table.
+    const second = await translatorOn(registry, new FakeClock(), 1);
+    const ops = await second.translator.translate([stored([4], 2, { tokenIds: [3, 4, 4, 5] }), removed([3]), removed([4], { group: 1 })]);
+    expect(ops).toEqual([
+      { op: "store", medium: "gpu", group: 0, keys: further?.keys },
+      { op: "remove", medium: "gpu", group: 0, keys: [full?.keys[2]] },
+      { op: "remove", medium: "gpu", group: 1, keys: further?.keys },
+    ]);
+    // Nobody has described it.
+    expect(await second.translator.translate([stored([9], null, { tokenIds })])).toEqual([]);
+    expect(await second.skipped("tokens do not pair with hashes")).toBe(1);
+    expect(await skipped("tokens do not pair with hashes")).toBe(0);
   });
 
   it("counts what it cannot place", async () => {

@@ -4,7 +4,7 @@ import { ReplayAgenda } from "./replay-agenda.ts";
 
 function agendaAt(): { readonly agenda: ReplayAgenda; pass(ms: number): void } {
   const clock = new FakeClock();
-  return { agenda: new ReplayAgenda(clock), pass: (ms) => clock.advance(ms) };
+  return { agenda: new ReplayAgenda(clock, { owedFrom: null }), pass: (ms) => clock.advance(ms) };
 }
 
 describe("ReplayAgenda", () => {

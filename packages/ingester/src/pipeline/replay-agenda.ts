@@ -7,22 +7,31 @@ const betweenChecksMs = 4_000;
 const firstRetryMs = 1_000;
 const maxRetryMs = 30_000;
 
+/** Where a debt is kept, so that it outlives its owner. */
+export interface Debts {
+  /** First batch that was given up unanswered; null: none. */
+  owedFrom: number | null;
+}
+
 /**
  * When to ask for a replay that no event asks for.
  *
  * A batch that is lost on the way shows by the number of the next one; the last batch before a pause has no next one, so a stream that falls
- * quiet is asked once what it has published last, and so is an engine that has worked without a batch. A replay that was not answered is asked for again, ever less often. Batches that were given
- * up only because nobody answered are a debt: they may still be there.
+ * quiet is asked once what it has published last, and so is an engine that has worked without a batch. A replay that was not answered is asked
+ * for again, ever less often. Batches that were given up only because nobody answered are a debt: they may still be there.
  */
 export class ReplayAgenda {
   readonly #clock: Clock;
-  #dueAt: number | null = null;
+  readonly #debts: Debts;
+  #dueAt: number | null;
   #checkedAt = Number.NEGATIVE_INFINITY;
   #retryMs = firstRetryMs;
-  #owedFrom: number | null = null;
 
-  constructor(clock: Clock) {
+  /** A debt that is there already is due at once. */
+  constructor(clock: Clock, debts: Debts) {
     this.#clock = clock;
+    this.#debts = debts;
+    this.#dueAt = debts.owedFrom === null ? null : clock.monotonic();
   }
 
   /** Monotonic ms; null while there is nothing to ask. */
@@ -36,7 +45,7 @@ export class ReplayAgenda {
 
   /** First batch that was given up unanswered; null: none. */
   get owedFrom(): number | null {
-    return this.#owedFrom;
+    return this.#debts.owedFrom;
   }
 
   /** A live batch has come. */
@@ -54,7 +63,7 @@ export class ReplayAgenda {
   answered(): void {
     this.#checkedAt = this.#clock.monotonic();
     this.#retryMs = firstRetryMs;
-    this.#dueAt = this.#owedFrom === null ? null : this.#checkedAt;
+    this.#dueAt = this.owedFrom === null ? null : this.#checkedAt;
   }
 
   unanswered(): void {
@@ -64,11 +73,11 @@ export class ReplayAgenda {
 
   /** Batches from `seq` on were given up because nobody answered. */
   owe(seq: number): void {
-    this.#owedFrom = Math.min(seq, this.#owedFrom ?? seq);
+    this.#debts.owedFrom = Math.min(seq, this.owedFrom ?? seq);
   }
 
   /** They are there again, gone for good, or of a run that has ended. */
   settleDebt(): void {
-    this.#owedFrom = null;
+    this.#debts.owedFrom = null;
   }
 }

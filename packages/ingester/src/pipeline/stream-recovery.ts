@@ -1,7 +1,7 @@
 import { isKvatlasError } from "@kvatlas/shared/errors";
 import type { Logger } from "@kvatlas/shared/logger";
 import type { ReplicaTarget } from "../discovery/replica-target.ts";
-import type { GapCause, IngesterMetrics, LostCause } from "../metrics.ts";
+import type { GapCause, IngesterMetrics, LostCause, ResetCause } from "../metrics.ts";
 import type { ReplayOutcome } from "../subscriber/replay-client.ts";
 import { type CatchUpOptions, catchUp, oldestFrom } from "./catch-up.ts";
 import type { EndpointProfile } from "./endpoint-profile.ts";
@@ -25,6 +25,9 @@ export interface StreamRecoveryDeps {
   /** Something else is more urgent than going on with a replay. */
   readonly isInterrupted: () => boolean;
 }
+
+/** Why what is known of an endpoint is built anew although its engine is the same. */
+export type RebuildCause = Extract<ResetCause, "audit" | "recovered" | "reuse reports">;
 
 /**
  * What is done about everything that is missing from one endpoint's stream: replays, batches that nobody has any more, runs that have ended, an
@@ -122,7 +125,7 @@ export class StreamRecovery {
   }
 
   /** The engine is the same, and so is what has been learned of it; its cache is taken for empty until the replay has said more. */
-  async rebuild(cause: "audit" | "recovered"): Promise<void> {
+  async rebuild(cause: RebuildCause): Promise<void> {
     const { agenda, applier, intake } = this.#deps;
     agenda.settleDebt();
     intake.position.resume(-1, null);

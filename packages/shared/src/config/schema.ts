@@ -131,6 +131,13 @@ export const poolSchema = z.strictObject({
         .describe(
           "When events are lost for good: reset forgets what the endpoint held (exact, colder); keep goes on (warmer, may over-predict).",
         ),
+      reuseReports: z
+        .enum(["auto", "confirm", "count"])
+        .default("auto")
+        .describe(
+          "Blocks stored from the root of a prompt that are held already. count: a further copy, as engines mean it. confirm: reports of reuse " +
+            "(kv_cache_report_mode full, vLLM 0.26 and on), not counted. auto: count until the events show that requests use that mode.",
+        ),
     })
     .prefault({})
     .describe("How cached prefixes are tracked."),

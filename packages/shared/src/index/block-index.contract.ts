@@ -177,6 +177,23 @@ export function blockIndexContract(create: () => Promise<BlockIndex>): void {
       expect(await index.holders(scope, first)).toEqual([]);
     });
 
+    it("are not counted further by a confirmation, which makes an unknown block known", async () => {
+      const writer = await index.openWriter(target(a));
+      const [first, second] = chain as [BlockKey, BlockKey];
+      const confirm = (keys: readonly BlockKey[], medium: Medium = "gpu"): IndexOp => ({ op: "confirm", medium, group: 0, keys });
+      const copiesOf = async (key: BlockKey) => (await index.holders(scope, key))[0]?.copies;
+      await writer.apply([{ seq: 0, ops: [store([first]), confirm([first, second]), confirm([second, second])] }]);
+      expect([await copiesOf(first), await copiesOf(second)]).toEqual([{ gpu: 1 }, { gpu: 1 }]);
+      await writer.apply([{ seq: 1, ops: [store([first]), confirm([first]), confirm([first], "cpu"), confirm([first], "cpu")] }]);
+      expect(await copiesOf(first)).toEqual({ gpu: 2, cpu: 1 });
+      const emptied = await writer.apply([{ seq: 2, ops: [remove([second]), confirm([second])] }], { reportEmptied: true });
+      expect(emptied.emptied).toEqual([]);
+      expect((await writer.apply([{ seq: 3, ops: [remove([second])] }], { reportEmptied: true })).emptied).toEqual([second]);
+      const next = await index.openWriter(target(a, { incarnation: 2, from: 4 }));
+      await next.apply([{ seq: 4, ops: [confirm([first])] }]);
+      expect(await copiesOf(first)).toEqual({ gpu: 1 });
+    });
+
     it("are applied in the engine's order: a removal before a store of the same block leaves the store", async () => {
       const writer = await index.openWriter(target(a));
       await writer.apply([{ seq: 0, ops: [store(chain)] }]);

@@ -2,7 +2,8 @@ import type { BlockKey, CacheGroup, CacheGroupId, EndpointId, Medium, ScopeId } 
 
 /** A run of equal operations of one engine batch; runs keep the engine's order, because a removal may precede a store of the same block. */
 export interface IndexOp {
-  readonly op: "store" | "remove";
+  /** `confirm`: held at least once, without counting a further copy. */
+  readonly op: "store" | "remove" | "confirm";
   readonly medium: Medium;
   readonly group: CacheGroupId;
   readonly keys: readonly BlockKey[];
@@ -165,6 +166,18 @@ export interface BlockIndex {
    */
   sweep(
     scope: ScopeId,
+    cursor: string,
+    limit: number,
+  ): Promise<{ readonly next: string | null; readonly examined: number; readonly dropped: number }>;
+  /**
+   * Reclaims what nobody uses any more, a slice at a time like `sweep`: the keys that a scope had before it was registered with another layout, and scopes
+   * that are not among `used`, blocks and registration, once no endpoint has a position there. What is in use is left alone, and looked at again when
+   * the walk begins anew.
+   *
+   * @param used scopes that some endpoint names as its own
+   */
+  reclaim(
+    used: ReadonlySet<ScopeId>,
     cursor: string,
     limit: number,
   ): Promise<{ readonly next: string | null; readonly examined: number; readonly dropped: number }>;

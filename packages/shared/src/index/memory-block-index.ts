@@ -214,7 +214,7 @@ class MemoryWriter implements IndexWriter {
   #applyOp(op: IndexOp, emptied: Set<BlockKey>): number {
     let unknown = 0;
     for (const key of op.keys) {
-      if (op.op === "store") {
+      if (op.op !== "remove") {
         this.#store(key, op);
         emptied.delete(key);
       } else if (!this.#remove(key, op, emptied)) {
@@ -224,7 +224,7 @@ class MemoryWriter implements IndexWriter {
     return unknown;
   }
 
-  #store(key: BlockKey, { medium, group }: IndexOp): void {
+  #store(key: BlockKey, { op, medium, group }: IndexOp): void {
     const { endpoint, incarnation } = this.target;
     let holders = this.#scope.blocks.get(key);
     if (holders === undefined) {
@@ -233,8 +233,10 @@ class MemoryWriter implements IndexWriter {
     }
     const field = holderField(endpoint, group);
     const entry = holders.get(field);
-    if (entry?.incarnation === incarnation) entry.copies[medium] = (entry.copies[medium] ?? 0) + 1;
-    else holders.set(field, { incarnation, copies: { [medium]: 1 } });
+    if (entry?.incarnation === incarnation) {
+      const copies = entry.copies[medium] ?? 0;
+      entry.copies[medium] = op === "confirm" ? Math.max(1, copies) : copies + 1;
+    } else holders.set(field, { incarnation, copies: { [medium]: 1 } });
   }
 
   /** False when the endpoint was not known to hold it. */

@@ -23,7 +23,7 @@ function flat(calls: readonly ScriptCall[]): string[] {
 
 const ops = fc.array(
   fc.record({
-    op: fc.constantFrom<IndexOp["op"]>("store", "remove"),
+    op: fc.constantFrom<IndexOp["op"]>("store", "remove", "confirm"),
     medium: fc.constantFrom<IndexOp["medium"]>("gpu", "cpu"),
     group: fc.integer({ min: 0, max: 1 }),
     keys: fc.array(fc.nat().map(key), { maxLength: 12 }),

@@ -73,6 +73,9 @@ export function planCalls(batches: readonly SequencedOps[], mark: Watermark, las
   return calls;
 }
 
+/** How apply-1.lua is told what to do with a run of keys. */
+const signs = { store: "+", remove: "-", confirm: "=" } as const;
+
 class CallBuilder {
   count = 0;
   seq = 0;
@@ -90,11 +93,11 @@ class CallBuilder {
         `Got block key ${JSON.stringify(wrong)}; a block key is ${KEY_DIGITS} hexadecimal digits.`,
       );
     }
-    const kind = `${op.op === "store" ? "+" : "-"}${op.medium}${op.group === 0 ? "" : `#${op.group}`}`;
+    const kind = `${signs[op.op]}${op.medium}${op.group === 0 ? "" : `#${op.group}`}`;
     if (kind === this.#kind) this.#runs[this.#runs.length - 1] += packed;
     else this.#runs.push(kind, packed);
     this.#kind = kind;
-    if (op.op === "store") this.#stores = slice.at(-1) ?? this.#stores;
+    if (op.op !== "remove") this.#stores = slice.at(-1) ?? this.#stores;
     this.count += slice.length;
     this.seq = seq;
   }

@@ -15,6 +15,8 @@ export const emptyMeta: EndpointMeta = {
   ready: false,
   processStartSeconds: null,
   lastBatch: null,
+  owedFrom: null,
+  reportsReuse: false,
   findings: {},
 };
 

@@ -20,6 +20,8 @@ const meta: EndpointMeta = {
   ready: true,
   processStartSeconds: 1_699_999_999.25,
   lastBatch: { seq: 17, timestampSeconds: 1_700_000_000.5 },
+  owedFrom: 12,
+  reportsReuse: true,
   findings: { "seed mismatch": "got 42, expected 0" },
 };
 

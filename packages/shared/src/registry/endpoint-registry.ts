@@ -34,6 +34,12 @@ export interface EndpointMeta {
    * it, because sequence numbers alone do not show that the engine has restarted in between. Absent or null until one has been applied.
    */
   readonly lastBatch?: { readonly seq: number; readonly timestampSeconds: number } | null;
+  /**
+   * First batch that was given up because no replay was answered: it may still be there, whoever owns the endpoint by then. Absent or null: none.
+   */
+  readonly owedFrom?: number | null;
+  /** The engine's events have shown reports of reused blocks (`kv_cache_report_mode: full`). @defaultValue false */
+  readonly reportsReuse?: boolean;
   /** Contradictions and other findings, by name; empty when all is well. */
   readonly findings: Readonly<Record<string, string>>;
 }
@@ -116,9 +122,12 @@ export interface EndpointRegistry {
   /** Endpoints that have been described at least once, sorted by id. */
   endpoints(): Promise<readonly EndpointRecord[]>;
 
-  /** Registers a scope (first writer fixes its number of shards) and returns its shards. */
+  /**
+   * Registers a scope and returns its shards. The first writer fixes them; where they do not suit any more (one Redis has become a cluster) the scope is
+   * registered anew under another tag: its index is empty then, and its writers, who are told KVATLAS_INDEX_BEHIND, fill it from replays.
+   */
   ensureScope(scope: ScopeId, spec: ScopeSpec): Promise<number>;
-  scopes(): Promise<ReadonlyMap<ScopeId, ScopeSpec & { readonly shards: number }>>;
+  scopes(): Promise<ReadonlyMap<ScopeId, ScopeSpec & { readonly shards: number; readonly tag: string }>>;
 
   setLoad(loads: ReadonlyMap<EndpointId, EndpointLoad>): Promise<void>;
   setInflight(routerId: string, inflight: ReadonlyMap<EndpointId, Inflight>, ttlMs: number): Promise<void>;

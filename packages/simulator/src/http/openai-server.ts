@@ -1,6 +1,6 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { Logger } from "@kvatlas/shared/logger";
-import type { Replica } from "../replica.ts";
+import type { Replica, SleepLevel } from "../replica.ts";
 import { answerCompletion, type CompletionDeps, checkModel, encodePrompt } from "./completion-handler.ts";
 import { answerControl } from "./control-routes.ts";
 import { ApiError, errorBody, isObject, type JsonObject, parseObject, readBody, sendJson, sendText } from "./http-io.ts";
@@ -75,7 +75,7 @@ async function answer(deps: OpenAiServerDeps, request: IncomingMessage, response
       sendJson(response, 200, { is_sleeping: replica.isSleeping });
       return;
     case "POST /sleep":
-      replica.sleep(Math.max(1, Math.min(2, Number(query(request, "level") ?? 1) || 1)));
+      replica.sleep(sleepLevel(query(request, "level")));
       sendText(response, 200, "text/plain; charset=utf-8", "");
       return;
     case "POST /wake_up":
@@ -96,6 +96,13 @@ async function answer(deps: OpenAiServerDeps, request: IncomingMessage, response
       break;
   }
   sendJson(response, 404, { detail: "Not Found" });
+}
+
+/** Level 1 when none is asked for, as in vLLM. @throws ApiError 400 */
+function sleepLevel(text: string | null): SleepLevel {
+  if (text === null) return 1;
+  if (text === "0" || text === "1" || text === "2") return Number(text) as SleepLevel;
+  throw new ApiError(400, `level must be 0, 1 or 2, got ${JSON.stringify(text)}.`, "level");
 }
 
 function query(request: IncomingMessage, name: string): string | null {
