@@ -122,12 +122,9 @@ export interface EndpointRegistry {
   /** Endpoints that have been described at least once, sorted by id. */
   endpoints(): Promise<readonly EndpointRecord[]>;
 
-  /**
-   * Registers a scope and returns its shards. The first writer fixes them; where they do not suit any more (one Redis has become a cluster) the scope is
-   * registered anew under another tag: its index is empty then, and its writers, who are told KVATLAS_INDEX_BEHIND, fill it from replays.
-   */
+  /** Registers a scope (first writer fixes its number of shards) and returns its shards. */
   ensureScope(scope: ScopeId, spec: ScopeSpec): Promise<number>;
-  scopes(): Promise<ReadonlyMap<ScopeId, ScopeSpec & { readonly shards: number; readonly tag: string }>>;
+  scopes(): Promise<ReadonlyMap<ScopeId, ScopeSpec & { readonly shards: number }>>;
 
   setLoad(loads: ReadonlyMap<EndpointId, EndpointLoad>): Promise<void>;
   setInflight(routerId: string, inflight: ReadonlyMap<EndpointId, Inflight>, ttlMs: number): Promise<void>;
