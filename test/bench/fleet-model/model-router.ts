@@ -1,0 +1,88 @@
+import { type FleetSnapshot, routeOfModel } from "@kvatlas/router/fleet/fleet";
+import { type InflightEntry, InflightTracker } from "@kvatlas/router/fleet/inflight-tracker";
+import { LoadReader } from "@kvatlas/router/fleet/load-reader";
+import { OutlierEjection } from "@kvatlas/router/fleet/outlier-ejection";
+import { Decider } from "@kvatlas/router/routing/decide";
+import type { Decision } from "@kvatlas/router/routing/decision";
+import { createPolicy } from "@kvatlas/router/routing/policies/create-policy";
+import type { PromptKeys } from "@kvatlas/router/routing/prompt-keys";
+import { VerifyLookup } from "@kvatlas/router/routing/verify-lookup";
+import type { KvatlasConfig } from "@kvatlas/shared/config/schema";
+import type { BlockIndex } from "@kvatlas/shared/index/block-index";
+import { silentLogger } from "@kvatlas/shared/logger";
+import type { EndpointRegistry, Inflight } from "@kvatlas/shared/registry/endpoint-registry";
+import type { EndpointId } from "@kvatlas/shared/types";
+import type { ModelTime } from "./model-time.ts";
+
+export interface ModelRouterDeps {
+  readonly time: ModelTime;
+  readonly index: BlockIndex;
+  readonly registry: EndpointRegistry;
+  readonly keys: PromptKeys;
+  /** 0 <= value < 1 */
+  readonly random: () => number;
+}
+
+/** A published ledger counts for this long: a router that died stops counting after it. */
+const ledgerTtlMs = 3_000;
+
+/**
+ * One router of the model: the production decider with its own load reader, ledger and memory of keys. Only what surrounds the decision is left
+ * out: HTTP, tokenization (prompts come as token ids) and timers (`publish` is called by the model).
+ */
+export class ModelRouter {
+  readonly id: string;
+  readonly #deps: ModelRouterDeps;
+  readonly #decider: Decider;
+  readonly #inflight: InflightTracker;
+
+  constructor(deps: ModelRouterDeps, id: string, config: KvatlasConfig) {
+    const { time, index, registry, keys, random } = deps;
+    this.id = id;
+    this.#deps = deps;
+    this.#inflight = new InflightTracker({ registry, clock: time, logger: silentLogger }, { routerId: id });
+    let turn = 0;
+    this.#decider = new Decider(
+      {
+        index,
+        loads: new LoadReader(registry, time),
+        inflight: this.#inflight,
+        ejection: new OutlierEjection(time),
+        keys,
+        policy: createPolicy(config.router),
+        verify: new VerifyLookup({ index, logger: silentLogger, random, onCompared: () => {} }, 0),
+        sources: { next: () => turn++, random },
+        clock: time,
+        logger: silentLogger,
+        onDecided: () => {},
+      },
+      { routerId: id, config: config.router },
+    );
+  }
+
+  async decide(fleet: FleetSnapshot, prompt: Uint32Array, model: string): Promise<Decision> {
+    const route = routeOfModel(fleet, model);
+    if (route === null) throw new Error(`the model's fleet does not serve ${model}`);
+    const request = {
+      model,
+      stream: true,
+      prompt: { form: "ids", prompts: [prompt] },
+      cacheSalt: null,
+      // Without text, what tells requests apart where no keys are known are their last tokens.
+      bodyText: prompt.subarray(-16).join(" "),
+    } as const;
+    return this.#decider.decide({ request, route, fleet, encoder: null });
+  }
+
+  begin(decision: Decision): InflightEntry {
+    const promptTokens = decision.promptTokens ?? 0;
+    return this.#inflight.begin(decision.endpoint.id, promptTokens - decision.matchedTokens, promptTokens);
+  }
+
+  /** Shows the other routers what is under way, as the running tracker does every 150 ms. */
+  async publish(endpoints: readonly EndpointId[]): Promise<void> {
+    const ledger = new Map<EndpointId, Inflight>();
+    for (const endpoint of endpoints) ledger.set(endpoint, { ...this.#inflight.local(endpoint) });
+    await this.#deps.registry.setInflight(this.id, ledger, ledgerTtlMs);
+  }
+}
