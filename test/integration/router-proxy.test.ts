@@ -4,6 +4,7 @@ import { request as httpRequest, type IncomingMessage } from "node:http";
 import { type AddressInfo, connect, createServer as createTcpServer, type Socket } from "node:net";
 import { setImmediate as turn } from "node:timers/promises";
 import { afterEach, describe, expect, it } from "vitest";
+import { type Call, post, readAll } from "../support/http-call.ts";
 import { answerOk, type HttpUpstream, startUpstream, type UpstreamHandler } from "../support/http-upstream.ts";
 import { type Rig, type RigOptions, rigModel, startRig } from "../support/router-rig.ts";
 
@@ -33,37 +34,12 @@ async function rigOf(upstreams: readonly { address: string }[], options: Partial
 
 const path = "/v1/completions";
 
-interface Call {
-  readonly response: Promise<IncomingMessage>;
-  readonly abort: () => void;
-}
-
-/** A request over node:http, which shows chunks, raw headers and broken connections as they are. */
 function call(
   rig: Rig,
   body: string | Buffer = JSON.stringify({ model: rigModel, prompt: [1, 2, 3] }),
   headers: Record<string, string> = {},
 ): Call {
-  const request = httpRequest(`${rig.url}${path}`, { method: "POST", headers: { "content-type": "application/json", ...headers } });
-  const response = new Promise<IncomingMessage>((resolve, reject) => {
-    request.on("response", resolve);
-    request.on("error", reject);
-  });
-  response.catch(() => {});
-  request.end(body);
-  return { response, abort: () => request.destroy() };
-}
-
-/** The whole body, or what came before the connection broke. */
-async function readAll(response: IncomingMessage): Promise<{ readonly body: Buffer; readonly broken: boolean }> {
-  const chunks: Buffer[] = [];
-  let broken = false;
-  response.on("data", (chunk: Buffer) => chunks.push(chunk));
-  response.on("error", () => {
-    broken = true;
-  });
-  await new Promise<void>((resolve) => response.on("close", () => resolve()));
-  return { body: Buffer.concat(chunks), broken: broken || !response.complete };
+  return post(`${rig.url}${path}`, body, headers);
 }
 
 async function errorOf(response: IncomingMessage): Promise<{ message: string; type: string; code: number }> {
@@ -83,6 +59,9 @@ describe("forwarding", () => {
         Authorization: "Bearer key",
         "X-Custom": "kept",
         "x-kvatlas-endpoint": "spoofed",
+        "X-Gateway-Destination-Endpoint": "10.0.0.1:8000",
+        traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        tracestate: "a=b",
         Connection: "X-Hop, keep-alive",
         "X-Hop": "dropped",
         TE: "trailers",
@@ -97,7 +76,12 @@ describe("forwarding", () => {
     expect(received?.url).toBe(`${path}?a=1&b=%20`);
     expect(received?.headers).toMatchObject({ authorization: "Bearer key", "x-custom": "kept", "content-type": "application/json" });
     expect(received?.rawHeaders).toContain("X-Custom");
+    expect(received?.headers).toMatchObject({
+      traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+      tracestate: "a=b",
+    });
     expect(Object.keys(received?.headers ?? {})).not.toEqual(expect.arrayContaining(["x-kvatlas-endpoint"]));
+    expect(received?.headers).not.toHaveProperty("x-gateway-destination-endpoint");
     expect(received?.headers).not.toHaveProperty("x-hop");
     expect(received?.headers).not.toHaveProperty("te");
     expect(received?.headers["x-request-id"]).toBe(response.headers["x-request-id"]);
@@ -381,6 +365,77 @@ describe("a replica that dies", () => {
   });
 });
 
+describe("time-outs", () => {
+  it("cut an answer that pauses for too long", async () => {
+    const upstream = await upstreamOf((response) => {
+      response.writeHead(200, { "content-type": "text/event-stream" });
+      response.write("data: one\n\n");
+    });
+    const rig = await rigOf([upstream], { router: { idleTimeoutMs: 100 } });
+    const { body, broken } = await readAll(await call(rig).response);
+    expect({ body: body.toString(), broken }).toEqual({ body: "data: one\n\n", broken: true });
+    await upstream.until(() => upstream.abandoned === 1);
+    await expect.poll(() => rig.metric('kvatlas_router_requests_total{outcome="cut",status="2xx"}')).toBe(1);
+  });
+
+  it("do not count pauses that are short enough, however many there are", async () => {
+    const upstream = await upstreamOf(async (response) => {
+      response.writeHead(200, { "content-type": "text/event-stream" });
+      for (let i = 0; i < 12 && !response.destroyed; i++) {
+        response.write("data: more\n\n");
+        await new Promise((resolve) => setTimeout(resolve, 50));
+      }
+      response.end("data: [DONE]\n\n");
+    });
+    const rig = await rigOf([upstream], { router: { idleTimeoutMs: 450 } });
+    expect((await readAll(await call(rig).response)).broken).toBe(false);
+  });
+
+  it("cut an answer that goes on for too long", async () => {
+    const upstream = await upstreamOf(async (response) => {
+      response.writeHead(200, { "content-type": "text/event-stream" });
+      while (!response.destroyed) {
+        response.write("data: more\n\n");
+        await turn();
+      }
+    });
+    const rig = await rigOf([upstream], { router: { totalTimeoutMs: 200 } });
+    expect((await readAll(await call(rig).response)).broken).toBe(true);
+    await upstream.until(() => upstream.abandoned === 1);
+  });
+});
+
+describe("the retry budget", () => {
+  it("ends second attempts when there are too many of them", async () => {
+    const dying: UpstreamHandler = (response) => void response.socket?.destroy();
+    const rig = await rigOf([await upstreamOf(dying), await upstreamOf(dying)], {
+      router: { retryBudget: { ratio: 0, minPerSecond: 0.1 } },
+    });
+    for (let i = 0; i < 3; i++) {
+      const response = await call(rig).response;
+      expect(response.statusCode).toBe(502);
+      await readAll(response);
+    }
+    expect(await rig.metric('kvatlas_router_retries_total{why="cut"}')).toBe(1);
+    expect(await rig.metric('kvatlas_router_retries_total{why="over-budget"}')).toBe(2);
+  });
+});
+
+describe("what engines take for JSON", () => {
+  it("is forwarded, byte for byte", async () => {
+    const upstream = await upstreamOf(answerOk);
+    const rig = await rigOf([upstream]);
+    const body = `{"model":"${rigModel}","prompt":"x","temperature":NaN,"logit_bias":{"1":-Infinity}}`;
+    const response = await call(rig, body).response;
+    expect(response.statusCode).toBe(200);
+    await readAll(response);
+    expect(upstream.requests[0]?.body.toString()).toBe(body);
+    const broken = await call(rig, `{"model":"${rigModel}","prompt":NaNs}`).response;
+    expect(broken.statusCode).toBe(400);
+    await readAll(broken);
+  });
+});
+
 describe("requests that are refused", () => {
   it("are answered as an OpenAI server answers", async () => {
     const upstream = await upstreamOf(answerOk);
@@ -402,6 +457,14 @@ describe("requests that are refused", () => {
     expect(upstream.requests).toHaveLength(0);
     expect((await fetch(`${rig.url}/sleep`, { method: "POST" })).status).toBe(404);
     expect((await fetch(`${rig.url}/kvatlas/v1/route`)).status).toBe(405);
+    expect((await fetch(`${rig.url}/v1/load_lora_adapter`, { method: "POST" })).status).toBe(403);
+    const messages = await fetch(`${rig.url}/v1/messages`, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify({ model: "unknown", messages: [] }),
+    });
+    expect(messages.status).toBe(404);
+    expect(await messages.json()).toMatchObject({ type: "error", error: { type: "not_found_error" } });
   });
 
   it("never quote the prompt", async () => {

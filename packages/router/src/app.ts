@@ -9,6 +9,8 @@ import type { Logger } from "@kvatlas/shared/logger";
 import type { EndpointRegistry } from "@kvatlas/shared/registry/endpoint-registry";
 import type { PromptEncoder } from "@kvatlas/shared/tokenization/prompt-encoder";
 import type { Registry } from "prom-client";
+import { AccessGuard } from "./access/access-guard.ts";
+import type { FleetSnapshot } from "./fleet/fleet.ts";
 import { FleetView } from "./fleet/fleet-view.ts";
 import { InflightTracker } from "./fleet/inflight-tracker.ts";
 import { LoadReader } from "./fleet/load-reader.ts";
@@ -17,6 +19,12 @@ import { createProxyRoute } from "./http/proxy-route.ts";
 import { BodyBudget } from "./http/read-body.ts";
 import { RouterServer } from "./http/server.ts";
 import { RouterMetrics } from "./metrics.ts";
+import { ModelCatalogue } from "./models/model-catalogue.ts";
+import { modelRoutesByName } from "./models/model-routes.ts";
+import { OverloadControl } from "./overload/overload-control.ts";
+import { askReplica } from "./proxy/ask-replica.ts";
+import { HeaderVerdicts } from "./proxy/headers.ts";
+import { RetryBudget } from "./proxy/retry-budget.ts";
 import { UpstreamPools } from "./proxy/upstream-pools.ts";
 import { readinessOf } from "./readiness.ts";
 import { Decider } from "./routing/decide.ts";
@@ -80,6 +88,7 @@ export function createRouter(deps: RouterDeps, config: KvatlasConfig, options: R
   });
   const verify = new VerifyLookup(
     { index, logger, random, onCompared: (agrees) => metrics.verified(agrees) },
+    queued: (priority) => overload.queued(priority),
     config.router.verifySampleRate,
   );
   let turn = 0;
@@ -100,9 +109,49 @@ export function createRouter(deps: RouterDeps, config: KvatlasConfig, options: R
     { routerId, config: config.router },
   );
   const readiness = (): readonly string[] => readinessOf(fleet.snapshot, server.isDraining, loadingPools);
-  const proxy = createProxyRoute({ decider, fleet, inflight, encoders, bodies, metrics, clock, logger, pools, ejection }, config.router);
+  const proxy = createProxyRoute(
+    {
+      decider,
+      fleet,
+      inflight,
+      encoders,
+      bodies,
+      modelRoutes,
+      overload,
+      metrics,
+      clock,
+      logger,
+      pools,
+      ejection,
+      budget: new RetryBudget(config.router.retryBudget, clock),
+      verdicts: new HeaderVerdicts(),
+      credentials: () => access.credentials,
+    },
+    config.router,
+  );
   const server: RouterServer = new RouterServer(
-    { routeApi: { decider, fleet, loads, encoders, bodies, clock }, fleet, proxy, readiness, clock, logger },
+  const access = new AccessGuard(config.router, logger);
+  const modelRoutes = modelRoutesByName(config.router.models);
+  const overload: OverloadControl = new OverloadControl(
+    { clock, onShed: (why, priority) => metrics.shed(why, priority), onWaited: (priority, ms) => metrics.waited(priority, ms) },
+    config.router.overload,
+  );
+  const models = new ModelCatalogue({
+    fleet,
+    ask: (address) => askReplica(pools, address, "/v1/models", access.credentials.apiKey),
+    routes: modelRoutes,
+    clock,
+  });
+    {
+      routeApi: { decider, fleet, loads, encoders, bodies, modelRoutes, clock },
+      access,
+      models,
+      proxy,
+      onUnauthorized: () => metrics.finished("refused", 401),
+      readiness,
+      clock,
+      logger,
+    },
     { listen: config.router.listen, drainTimeoutMs: config.router.drainTimeoutMs },
   );
   const admin = createAdminServer(
@@ -122,6 +171,7 @@ export function createRouter(deps: RouterDeps, config: KvatlasConfig, options: R
       component("tokenizers", {
         start: async () => {
           for (const pool of config.pools) {
+      access,
             if (pool.prefixCache.mode === "off") continue;
             const encoder = deps.createEncoder(pool);
             encoders.set(pool.name, encoder);
@@ -165,3 +215,8 @@ export function createRouter(deps: RouterDeps, config: KvatlasConfig, options: R
 function component(name: string, verbs: Pick<Component, "start" | "close">): Component {
   return { name, ...verbs };
 }
+function readyAddresses(fleet: FleetSnapshot, pool: string): readonly string[] {
+  const endpoints = fleet.pools.find(({ config }) => config.name === pool)?.endpoints ?? [];
+  return endpoints.filter(({ ready }) => ready).map(({ address }) => address);
+}
+

@@ -1,5 +1,7 @@
 import { buckets } from "@kvatlas/shared/metrics";
 import { Counter, Gauge, Histogram, type Registry } from "prom-client";
+import type { ShedReason } from "./overload/admission.ts";
+import { type Priority, priorities } from "./overload/fair-queue.ts";
 import type { RetryReason } from "./proxy/forward.ts";
 import type { Decision } from "./routing/decision.ts";
 import { matchingRatio } from "./routing/explain.ts";
@@ -16,10 +18,17 @@ export class RouterMetrics {
   readonly #firstByteSeconds: Histogram<"mode">;
   readonly #retries: Counter<"why">;
   readonly #verified: Counter<"result">;
+  readonly #shed: Counter<"why" | "priority">;
+  readonly #queueSeconds: Histogram<"priority">;
 
   constructor(
     registry: Registry,
-    live: { readonly openRequests: () => number; readonly readyEndpoints: () => number; readonly bodyBytes: () => number },
+    live: {
+      readonly openRequests: () => number;
+      readonly readyEndpoints: () => number;
+      readonly bodyBytes: () => number;
+      readonly queued: (priority: Priority) => number;
+    },
   ) {
     const registers = [registry];
     this.#decisions = new Counter({
@@ -72,7 +81,7 @@ export class RouterMetrics {
     });
     this.#retries = new Counter({
       name: "kvatlas_router_retries_total",
-      help: "Attempts on another endpoint, by what was wrong with the one before: connect, cut (before the first byte), unavailable (503).",
+      help: "Attempts on another endpoint, by what was wrong with the one before: connect, cut (before the first byte), unavailable (503); over-budget counts those that were not made.",
       labelNames: ["why"],
       registers,
     });
@@ -81,6 +90,28 @@ export class RouterMetrics {
       help: "Sampled probing lookups compared with exact ones, per endpoint: agree or disagree.",
       labelNames: ["result"],
       registers,
+    });
+    this.#shed = new Counter({
+      name: "kvatlas_router_shed_total",
+      help: "Requests answered 429 by overload control: full, would-wait, waited, displaced, sheddable.",
+      labelNames: ["why", "priority"],
+      registers,
+    });
+    this.#queueSeconds = new Histogram({
+      name: "kvatlas_router_queue_seconds",
+      help: "How long requests waited for their turn in the router, of those that had to.",
+      labelNames: ["priority"],
+      buckets: [...buckets.requestSeconds],
+      registers,
+    });
+    new Gauge({
+      name: "kvatlas_router_queued_requests",
+      help: "Requests that wait for their turn in the router.",
+      labelNames: ["priority"],
+      registers,
+      collect() {
+        for (const priority of priorities) this.set({ priority }, live.queued(priority));
+      },
     });
     new Gauge({
       name: "kvatlas_router_open_requests",
@@ -131,6 +162,14 @@ export class RouterMetrics {
 
   retried(why: RetryReason): void {
     this.#retries.inc({ why });
+  }
+
+  shed(why: ShedReason, priority: Priority): void {
+    this.#shed.inc({ why, priority });
+  }
+
+  waited(priority: Priority, ms: number): void {
+    this.#queueSeconds.observe({ priority }, ms / 1_000);
   }
 
   verified(agrees: boolean): void {

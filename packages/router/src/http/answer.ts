@@ -1,5 +1,6 @@
 import type { ServerResponse } from "node:http";
-import { type HttpError, openAiError } from "../request/openai-error.ts";
+import { anthropicError, type HttpError, openAiError } from "../request/openai-error.ts";
+import { isMessagesPath } from "./paths.ts";
 
 /** Sends JSON, unless an answer has begun or the client has left. */
 export function answerJson(response: ServerResponse, status: number, body: object, headers: Readonly<Record<string, string>> = {}): void {
@@ -9,10 +10,12 @@ export function answerJson(response: ServerResponse, status: number, body: objec
   response.end(text);
 }
 
-/** Sends an error as OpenAI clients expect it. */
-export function answerError(response: ServerResponse, error: HttpError, requestId: string): void {
-  answerJson(response, error.status, openAiError(error.status, error.message, error.param), {
+/** Sends an error as clients of the path expect it. */
+export function answerError(response: ServerResponse, error: HttpError, requestId: string, path = ""): void {
+  const { status, message, param, retryAfterSeconds } = error;
+  answerJson(response, status, isMessagesPath(path) ? anthropicError(status, message) : openAiError(status, message, param), {
     "x-request-id": requestId,
-    ...(error.retryAfterSeconds === null ? {} : { "retry-after": String(error.retryAfterSeconds) }),
+    ...(status === 401 ? { "www-authenticate": "Bearer" } : {}),
+    ...(retryAfterSeconds === null ? {} : { "retry-after": String(retryAfterSeconds) }),
   });
 }

@@ -1,18 +1,10 @@
 import type { ServerResponse } from "node:http";
-import { type FleetSnapshot, servedModels } from "../fleet/fleet.ts";
+import type { ServedModel } from "../models/model-catalogue.ts";
 import { HttpError } from "../request/openai-error.ts";
 import { answerJson } from "./answer.ts";
 
-/** `GET /v1/models` and `/v1/models/{id}` for the whole fleet: the pools' models and the adapters that any replica has loaded. */
-export function answerModels(response: ServerResponse, path: string, fleet: FleetSnapshot, startedAtMs: number): void {
-  const models = servedModels(fleet).map(({ id, root, parent }) => ({
-    id,
-    object: "model",
-    created: Math.floor(startedAtMs / 1_000),
-    owned_by: "kvatlas",
-    root,
-    parent,
-  }));
+/** `GET /v1/models` and `/v1/models/{id}` for the whole fleet. */
+export function answerModels(response: ServerResponse, path: string, models: readonly ServedModel[]): void {
   if (path === "/v1/models") {
     answerJson(response, 200, { object: "list", data: models });
     return;

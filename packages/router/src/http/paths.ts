@@ -14,6 +14,16 @@ const forwardedOutsideV1 = new Set([
 ]);
 const refused = new Set(["/v1/load_lora_adapter", "/v1/unload_lora_adapter"]);
 
+/** Anthropic's API, which has errors of its own. */
+export function isMessagesPath(path: string): boolean {
+  return path === "/v1/messages" || path.startsWith("/v1/messages/");
+}
+
+/** Known, and not for clients. */
+export function isRefused(path: string): boolean {
+  return refused.has(path);
+}
+
 export function isForwarded(path: string): boolean {
   return (path.startsWith("/v1/") && !refused.has(path)) || forwardedOutsideV1.has(path);
 }

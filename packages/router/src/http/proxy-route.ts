@@ -4,15 +4,19 @@ import type { RouterConfig } from "@kvatlas/shared/config/schema";
 import type { Logger } from "@kvatlas/shared/logger";
 import type { PromptEncoder } from "@kvatlas/shared/tokenization/prompt-encoder";
 import { type FleetEndpoint, type FleetSnapshot, type ModelRoute, routeOfModel } from "../fleet/fleet.ts";
-import type { InflightTracker } from "../fleet/inflight-tracker.ts";
+import type { InflightEntry, InflightTracker } from "../fleet/inflight-tracker.ts";
 import type { RouterMetrics } from "../metrics.ts";
+import { type ModelRoutes, type ResolvedModel, resolveModel } from "../models/model-routes.ts";
+import { withModel } from "../models/with-model.ts";
+import type { Permit } from "../overload/admission.ts";
+import type { OverloadControl } from "../overload/overload-control.ts";
 import { type ForwardDeps, type ForwardResult, forward } from "../proxy/forward.ts";
 import { modelOfForm } from "../request/model-of-body.ts";
 import { HttpError } from "../request/openai-error.ts";
 import { type ParsedRequest, parseRequest } from "../request/parse-request.ts";
 import type { Decider } from "../routing/decide.ts";
 import type { Decision } from "../routing/decision.ts";
-import { logFieldsOf, matchingRatio } from "../routing/explain.ts";
+import { decisionHeader, logFieldsOf, matchingRatio } from "../routing/explain.ts";
 import { answerError } from "./answer.ts";
 import { isPromptPath } from "./paths.ts";
 import { type BodyBudget, type HeldBody, readBody } from "./read-body.ts";
@@ -23,6 +27,8 @@ export interface ProxyRouteDeps extends ForwardDeps {
   readonly inflight: InflightTracker;
   readonly encoders: ReadonlyMap<string, PromptEncoder | null>;
   readonly bodies: BodyBudget;
+  readonly modelRoutes: ModelRoutes;
+  readonly overload: OverloadControl;
   readonly metrics: RouterMetrics;
   readonly clock: Clock;
   readonly logger: Logger;
@@ -35,11 +41,32 @@ const maxGuessedTokens = 32_768;
 
 const noPrompt = { form: "none", why: "not-a-prompt" } as const;
 
-/** Reads, decides, forwards and accounts for one request. Never rejects. */
+/** A request as it came in. */
+export interface Incoming {
+  readonly request: IncomingMessage;
+  readonly response: ServerResponse;
+  /** Without the query. */
+  readonly path: string;
+  readonly requestId: string;
+  /** Whose API key it came with; null where none is asked for. */
+  readonly tenant: string | null;
+}
+
+/** What is sent to a replica. */
+interface Outgoing {
+  readonly held: HeldBody;
+  readonly bytes: Buffer;
+  readonly resolved: ResolvedModel;
+  readonly decision: Decision;
+}
+
+/** Reads, waits for its turn where there is too much, decides, forwards and accounts for one request. Never rejects. */
 export function createProxyRoute(deps: ProxyRouteDeps, config: RouterConfig) {
-  return async (request: IncomingMessage, response: ServerResponse, path: string, requestId: string): Promise<void> => {
+  return async (incoming: Incoming): Promise<void> => {
+    const { request, response, path, requestId } = incoming;
     const startedAt = deps.clock.monotonic();
     let body: HeldBody | null = null;
+    let permit: Permit | null = null;
     let decision: Decision | null = null;
     let model: string | null = null;
     try {
@@ -48,20 +75,33 @@ export function createProxyRoute(deps: ProxyRouteDeps, config: RouterConfig) {
         deps.metrics.finished("client-gone", null);
         return;
       }
-      const parsed = read(request, path, body.bytes);
-      model = parsed.model;
+      const asked = read(request, path, body.bytes);
+      model = asked.model;
+      const session = sessionOf(request, config.sessionHeader);
+      const resolved = resolveModel(deps.modelRoutes, asked.model, session ?? requestId);
+      const parsed = resolved.alias === null ? asked : { ...asked, model: resolved.target };
       const fleet = deps.fleet.snapshot;
       const route = routeOrThrow(fleet, parsed);
+      const bytes = resolved.alias === null ? body.bytes : withModel(body.bytes, request.headers["content-type"] ?? "", resolved);
+      permit = await deps.overload.enter(response, route.pool, fleet, {
+        priority: resolved.criticality,
+        tenant: deps.overload.tenantOf(incoming.tenant, request.headers),
+        cost: body.bytes.length,
+      });
+      if (permit === null) {
+        deps.metrics.finished("client-gone", null);
+        return;
+      }
       decision = await deps.decider.decide({
         request: parsed,
         route,
         fleet,
         encoder: deps.encoders.get(route.pool.config.name) ?? null,
+        session,
         requestId,
-        session: sessionOf(request, config.sessionHeader),
       });
       const beforeSendMs = deps.clock.monotonic() - startedAt;
-      const result = await send(request, response, requestId, body, decision);
+      const result = await send(incoming, { held: body, bytes, resolved, decision });
       const totalMs = deps.clock.monotonic() - startedAt;
       const firstByteMs = result.firstByteMs === null ? null : beforeSendMs + result.firstByteMs;
       if (firstByteMs !== null) deps.metrics.firstByte(decision.mode, firstByteMs);
@@ -70,6 +110,8 @@ export function createProxyRoute(deps: ProxyRouteDeps, config: RouterConfig) {
         {
           requestId,
           model: model ?? route.pool.config.model,
+          ...(resolved.alias === null ? {} : { target: resolved.target }),
+          ...(incoming.tenant === null ? {} : { tenant: incoming.tenant }),
           path,
           ...logFieldsOf(decision),
           endpoint: result.endpoint.id,
@@ -82,19 +124,14 @@ export function createProxyRoute(deps: ProxyRouteDeps, config: RouterConfig) {
         "request handled",
       );
     } catch (error) {
-      refuse(response, requestId, { model, path, decision, startedAt }, error);
+      refuse(incoming, { model, decision, startedAt }, error);
     } finally {
       body?.release();
+      permit?.release();
     }
   };
 
-  function send(
-    request: IncomingMessage,
-    response: ServerResponse,
-    requestId: string,
-    body: HeldBody,
-    decision: Decision,
-  ): Promise<ForwardResult> {
+  function send({ request, response, requestId }: Incoming, { held, bytes, resolved, decision }: Outgoing): Promise<ForwardResult> {
     if (decision.mode === "precise") {
       deps.logger.info(
         {
@@ -107,34 +144,27 @@ export function createProxyRoute(deps: ProxyRouteDeps, config: RouterConfig) {
         "prefix-aware routing",
       );
     }
-    const promptTokens = decision.promptTokens ?? Math.min(maxGuessedTokens, Math.ceil(body.bytes.length / bytesPerToken));
-    const matched = new Map(decision.ranking.map((ranked) => [ranked.endpoint.id, ranked.matchedTokens]));
+    const promptTokens = decision.promptTokens ?? Math.min(maxGuessedTokens, Math.ceil(bytes.length / bytesPerToken));
+    const matchedBy = (endpoint: FleetEndpoint) => decision.ranking.find((ranked) => ranked.endpoint === endpoint)?.matchedTokens ?? 0;
+    const { alias, target } = resolved;
     return forward(deps, config, {
       request,
       response,
       requestId,
-      body: body.bytes.length === 0 ? null : body.bytes,
+      body: bytes.length === 0 ? null : bytes,
+      answerModel: resolved.restoreInAnswers && alias !== null && target !== null ? { from: target, to: alias } : null,
       endpoints: decision.ranking.map((ranked) => ranked.endpoint),
-      begin: (endpoint) => {
-        const entry = deps.inflight.begin(endpoint.id, promptTokens - (matched.get(endpoint.id) ?? 0), promptTokens);
-        return {
-          ...entry,
-          firstByte: () => {
-            body.release();
-            entry.firstByte();
-          },
-        };
-      },
-      ownHeaders: (endpoint) => ownHeaders(requestId, decision, endpoint, matched.get(endpoint.id) ?? 0),
+      begin: (endpoint) => releasing(held, deps.inflight.begin(endpoint.id, promptTokens - matchedBy(endpoint), promptTokens)),
+      ownHeaders: (endpoint) => ownHeaders(requestId, decision, endpoint, matchedBy(endpoint)),
       onRetry: (why) => deps.metrics.retried(why),
     });
   }
 
   function ownHeaders(requestId: string, decision: Decision, endpoint: FleetEndpoint, matchedTokens: number): readonly string[] {
-    if (!config.responseHeaders) return ["x-request-id", requestId];
+    const always = ["x-request-id", requestId, ...(config.decisionHeader ? ["x-kvatlas-decision", decisionHeader(decision)] : [])];
+    if (!config.responseHeaders) return always;
     return [
-      "x-request-id",
-      requestId,
+      ...always,
       "x-kvatlas-endpoint",
       endpoint.id,
       "x-kvatlas-matched-tokens",
@@ -145,9 +175,8 @@ export function createProxyRoute(deps: ProxyRouteDeps, config: RouterConfig) {
   }
 
   function refuse(
-    response: ServerResponse,
-    requestId: string,
-    about: { readonly model: string | null; readonly path: string; readonly decision: Decision | null; readonly startedAt: number },
+    { response, requestId, path }: Incoming,
+    about: { readonly model: string | null; readonly decision: Decision | null; readonly startedAt: number },
     error: unknown,
   ): void {
     const known = error instanceof HttpError;
@@ -157,7 +186,7 @@ export function createProxyRoute(deps: ProxyRouteDeps, config: RouterConfig) {
       {
         requestId,
         model: about.model,
-        path: about.path,
+        path,
         ...(about.decision === null ? {} : logFieldsOf(about.decision)),
         status: answer.status,
         outcome: "refused",
@@ -166,7 +195,7 @@ export function createProxyRoute(deps: ProxyRouteDeps, config: RouterConfig) {
       },
       "request handled",
     );
-    answerError(response, answer, requestId);
+    answerError(response, answer, requestId, path);
   }
 }
 
@@ -177,6 +206,18 @@ function sessionOf(request: IncomingMessage, header: string): string | null {
   const value = request.headers[header.toLowerCase()];
   const first = Array.isArray(value) ? value[0] : value;
   return first === undefined || first === "" ? null : first.slice(0, maxSessionChars);
+}
+
+/** The body is let go of with the first byte of the answer: no other attempt will need it. */
+function releasing(held: HeldBody, entry: InflightEntry): InflightEntry {
+  return {
+    firstByte: () => {
+      held.release();
+      entry.firstByte();
+    },
+    produced: entry.produced,
+    end: entry.end,
+  };
 }
 
 /** Reads the body as far as it is JSON; forms are searched for their model, and anything else goes by load to the only pool. */

@@ -3,6 +3,7 @@ import type { Clock } from "@kvatlas/shared/clock";
 import type { PromptEncoder } from "@kvatlas/shared/tokenization/prompt-encoder";
 import type { FleetSnapshot } from "../fleet/fleet.ts";
 import type { LoadReader } from "../fleet/load-reader.ts";
+import { type ModelRoutes, resolveModel } from "../models/model-routes.ts";
 import { parseDryRun } from "../request/parse-request.ts";
 import type { Decider } from "../routing/decide.ts";
 import { explainDecision } from "../routing/explain.ts";
@@ -16,6 +17,7 @@ export interface RouteApiDeps {
   readonly loads: LoadReader;
   readonly encoders: ReadonlyMap<string, PromptEncoder | null>;
   readonly bodies: BodyBudget;
+  readonly modelRoutes: ModelRoutes;
   readonly clock: Clock;
 }
 
@@ -32,7 +34,8 @@ export async function answerRoute(
   const body = await readBody(request, deps.bodies);
   if (body === null) return;
   try {
-    const parsed = parseDryRun(body.bytes);
+    const asked = parseDryRun(body.bytes);
+    const parsed = { ...asked, model: resolveModel(deps.modelRoutes, asked.model, requestId).target };
     const fleet = deps.fleet.snapshot;
     const route = routeOrThrow(fleet, parsed);
     const encoder = deps.encoders.get(route.pool.config.name) ?? null;

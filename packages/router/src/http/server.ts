@@ -4,18 +4,23 @@ import type { Clock } from "@kvatlas/shared/clock";
 import type { Component } from "@kvatlas/shared/lifecycle";
 import { listenOn } from "@kvatlas/shared/listen";
 import type { Logger } from "@kvatlas/shared/logger";
-import type { FleetSnapshot } from "../fleet/fleet.ts";
+import type { AccessGuard } from "../access/access-guard.ts";
+import type { ModelCatalogue } from "../models/model-catalogue.ts";
 import { acceptableRequestId } from "../proxy/headers.ts";
 import { HttpError } from "../request/openai-error.ts";
 import { answerError, answerJson } from "./answer.ts";
 import { answerModels } from "./models-api.ts";
-import { isForwarded } from "./paths.ts";
+import { isForwarded, isRefused } from "./paths.ts";
+import type { Incoming } from "./proxy-route.ts";
 import { answerEndpoints, answerRoute, type RouteApiDeps } from "./route-api.ts";
 
 export interface RouterServerDeps {
   readonly routeApi: RouteApiDeps;
-  readonly fleet: { readonly snapshot: FleetSnapshot };
-  readonly proxy: (request: IncomingMessage, response: ServerResponse, path: string, requestId: string) => Promise<void>;
+  readonly access: Pick<AccessGuard, "tenantOf">;
+  readonly models: ModelCatalogue;
+  readonly proxy: (incoming: Incoming) => Promise<void>;
+  /** A request was refused before it was anybody's. */
+  readonly onUnauthorized: () => void;
   readonly readiness: () => readonly string[];
   readonly clock: Clock;
   readonly logger: Logger;
@@ -38,7 +43,6 @@ export class RouterServer implements Component {
   readonly #deps: RouterServerDeps;
   readonly #options: RouterServerOptions;
   readonly #server = createServer((request, response) => void this.#handle(request, response));
-  readonly #startedAtMs: number;
   #address: string | null = null;
   #open = 0;
   #onIdle: (() => void) | null = null;
@@ -47,7 +51,6 @@ export class RouterServer implements Component {
   constructor(deps: RouterServerDeps, options: RouterServerOptions) {
     this.#deps = deps;
     this.#options = options;
-    this.#startedAtMs = deps.clock.now();
     this.#server.keepAliveTimeout = clientKeepAliveMs;
     this.#server.requestTimeout = requestTimeoutMs;
     // Malformed HTTP: Node has answered 400 where it could; the connection is of no further use.
@@ -107,19 +110,24 @@ export class RouterServer implements Component {
     response.on("error", (error) => this.#deps.logger.debug({ requestId, err: error }, "writing to the client failed"));
     // A connection must not be used again once the server drains.
     if (this.#closing !== null) response.shouldKeepAlive = false;
-    try {
-      await this.#route(request, response, requestId);
-    } catch (error) {
-      if (!(error instanceof HttpError)) this.#deps.logger.error({ requestId, err: error }, "request failed");
-      answerError(response, error instanceof HttpError ? error : new HttpError(500, "the router failed; see its log."), requestId);
-    }
-  }
-
-  async #route(request: IncomingMessage, response: ServerResponse, requestId: string): Promise<void> {
     const url = request.url ?? "/";
     const query = url.indexOf("?");
     const path = query < 0 ? url : url.slice(0, query);
+    try {
+      await this.#route(request, response, path, requestId);
+    } catch (error) {
+      if (!(error instanceof HttpError)) this.#deps.logger.error({ requestId, err: error }, "request failed");
+      answerError(response, error instanceof HttpError ? error : new HttpError(500, "the router failed; see its log."), requestId, path);
+    }
+  }
+
+  async #route(request: IncomingMessage, response: ServerResponse, path: string, requestId: string): Promise<void> {
     const { method } = request;
+    if (method === "GET" && path === "/health") {
+      const reasons = this.#deps.readiness();
+      return answerJson(response, reasons.length === 0 ? 200 : 503, { ready: reasons.length === 0, reasons });
+    }
+    const tenant = this.#tenantOf(request);
     if (path === "/kvatlas/v1/route") {
       only(method, "POST");
       return answerRoute(this.#deps.routeApi, request, response, requestId);
@@ -129,19 +137,25 @@ export class RouterServer implements Component {
       return answerEndpoints(this.#deps.routeApi, response);
     }
     if (method === "GET" && (path === "/v1/models" || path.startsWith("/v1/models/"))) {
-      return answerModels(response, path, this.#deps.fleet.snapshot, this.#startedAtMs);
+      return answerModels(response, path, await this.#deps.models.list());
     }
-    if (method === "GET" && path === "/health") {
-      const reasons = this.#deps.readiness();
-      return answerJson(response, reasons.length === 0 ? 200 : 503, { ready: reasons.length === 0, reasons });
-    }
+    if (isRefused(path)) throw new HttpError(403, "adapters are loaded and unloaded at each replica, not through the router.");
     if (!isForwarded(path)) {
       throw new HttpError(
         404,
         `there is no ${method ?? "GET"} ${path.slice(0, 200)} here: use the OpenAI API under /v1, or /kvatlas/v1/route.`,
       );
     }
-    return this.#deps.proxy(request, response, path, requestId);
+    return this.#deps.proxy({ request, response, path, requestId, tenant });
+  }
+
+  #tenantOf(request: IncomingMessage): string | null {
+    try {
+      return this.#deps.access.tenantOf(request.headers);
+    } catch (error) {
+      this.#deps.onUnauthorized();
+      throw error;
+    }
   }
 }
 

@@ -1,41 +1,52 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Clock } from "@kvatlas/shared/clock";
+import type { UpstreamCredentials } from "../access/access-guard.ts";
 import type { FleetEndpoint } from "../fleet/fleet.ts";
 import type { InflightEntry } from "../fleet/inflight-tracker.ts";
 import type { OutlierEjection } from "../fleet/outlier-ejection.ts";
+import { AnswerModel } from "../models/answer-model.ts";
 import { HttpError } from "../request/openai-error.ts";
-import { clientResponseHeaders, upstreamRequestHeaders } from "./headers.ts";
+import { clientResponseHeaders, type HeaderVerdicts, upstreamRequestHeaders } from "./headers.ts";
+import type { RetryBudget } from "./retry-budget.ts";
 import { type AttemptListener, UpstreamAttempt } from "./upstream-attempt.ts";
 import type { UpstreamPools } from "./upstream-pools.ts";
 
 export interface ForwardDeps {
   readonly pools: UpstreamPools;
   readonly ejection: Pick<OutlierEjection, "failed" | "succeeded">;
+  readonly budget: RetryBudget;
+  readonly verdicts: HeaderVerdicts;
+  readonly credentials: () => UpstreamCredentials;
   readonly clock: Clock;
 }
 
 export interface ForwardOptions {
   readonly maxAttempts: number;
   readonly firstByteTimeoutMs: number;
+  /** Between two pieces of an answer, whichever side keeps them waiting. */
+  readonly idleTimeoutMs: number;
+  /** From the request sent to the end of the answer. */
+  readonly totalTimeoutMs: number;
 }
 
 export interface ForwardInput {
   readonly request: IncomingMessage;
   readonly response: ServerResponse;
   readonly requestId: string;
-  /** As received. */
   readonly body: Buffer | null;
+  /** Names the model in the answer otherwise than the replica does; null where it stays. */
+  readonly answerModel: { readonly from: string; readonly to: string } | null;
   /** Where to go, in order of preference. */
   readonly endpoints: readonly FleetEndpoint[];
   /** Enters the request into the ledger. */
   readonly begin: (endpoint: FleetEndpoint) => InflightEntry;
   /** Headers to add to the answer of this endpoint, flat. */
   readonly ownHeaders: (endpoint: FleetEndpoint) => readonly string[];
-  /** A retry begins; `why` is a bounded set. */
+  /** A retry begins, or is not made because there have been too many; `why` is a bounded set. */
   readonly onRetry: (why: RetryReason) => void;
 }
 
-export type RetryReason = "connect" | "cut" | "unavailable";
+export type RetryReason = "connect" | "cut" | "unavailable" | "over-budget";
 
 export interface ForwardResult {
   /** `completed`; `client-gone`; `cut`: the replica went away in mid-answer, and the client's connection was closed so that it can tell. */
@@ -83,7 +94,11 @@ class Forwarding implements AttemptListener {
   #attempt: UpstreamAttempt | null = null;
   #attempts = 0;
   #entry: InflightEntry | null = null;
-  #firstByteTimer: NodeJS.Timeout | null = null;
+  /** First byte, then idle. */
+  #timer: NodeJS.Timeout | null = null;
+  #idles = false;
+  #totalTimer: NodeJS.Timeout | null = null;
+  #answerModel: AnswerModel | null = null;
   #heldHead: { readonly status: number; readonly statusText: string; readonly headers: string[]; readonly timer: NodeJS.Timeout } | null =
     null;
   #status: number | null = null;
@@ -105,8 +120,14 @@ class Forwarding implements AttemptListener {
       this.#resolve = resolve;
       this.#reject = reject;
       response.on("close", () => this.#onClientClose());
-      response.on("drain", () => this.#attempt?.resume());
-      this.#firstByteTimer = setTimeout(() => this.#onFirstByteTimeout(), this.#options.firstByteTimeoutMs);
+      response.on("drain", () => {
+        if (this.#idles) this.#timer?.refresh();
+        this.#attempt?.resume();
+      });
+      const { firstByteTimeoutMs, totalTimeoutMs } = this.#options;
+      this.#timer = setTimeout(() => this.#onTimeout(`sent nothing for ${firstByteTimeoutMs} ms`), firstByteTimeoutMs);
+      this.#totalTimer = setTimeout(() => this.#onTimeout(`did not finish within ${totalTimeoutMs} ms`), totalTimeoutMs);
+      this.#deps.budget.deposit();
       if (response.destroyed || response.socket?.destroyed === true) this.#onClientClose();
       else this.#next();
     });
@@ -115,28 +136,34 @@ class Forwarding implements AttemptListener {
   onHead(status: number, statusText: string, rawHeaders: readonly Buffer[]): boolean {
     const endpoint = this.#endpoint;
     if (endpoint === null) return true;
-    if (status === 503 && this.#candidate() !== null) {
+    if (status === 503 && this.#mayRetry()) {
       this.#retry("unavailable", new Error("503"));
       return true;
     }
     this.#status = status;
     this.#deps.ejection.succeeded(endpoint.id);
-    const headers = clientResponseHeaders(rawHeaders, this.#input.ownHeaders(endpoint));
+    const { answerModel } = this.#input;
+    if (answerModel !== null && isPlainText(rawHeaders)) this.#answerModel = new AnswerModel(answerModel.from, answerModel.to);
+    const headers = clientResponseHeaders(this.#deps.verdicts, rawHeaders, this.#input.ownHeaders(endpoint), this.#answerModel !== null);
     if (status === 200 && isEventStream(rawHeaders)) {
       const timer = setTimeout(() => this.#releaseHead(), heldHeadMs);
       this.#heldHead = { status, statusText, headers, timer };
       return true;
     }
     this.#writeHead(status, statusText, headers);
-    this.#clearFirstByteTimer();
+    this.#beginIdle();
     return true;
   }
 
   onData(chunk: Buffer): boolean {
     if (this.#firstByteMs === null) this.#onFirstByte();
-    else this.#entry?.produced(1);
+    else {
+      this.#entry?.produced(1);
+      this.#timer?.refresh();
+    }
     this.#bytes += chunk.length;
-    return this.#input.response.write(chunk);
+    const passed = this.#answerModel === null ? chunk : this.#answerModel.next(chunk);
+    return passed.length === 0 || this.#input.response.write(passed);
   }
 
   onComplete(): void {
@@ -144,7 +171,9 @@ class Forwarding implements AttemptListener {
     const { response } = this.#input;
     // The close listener is told first that all is well: nothing is left to abort.
     this.#attempt = null;
-    response.end();
+    const left = this.#answerModel?.end() ?? null;
+    if (left === null) response.end();
+    else response.end(left);
     this.#settle("completed");
   }
 
@@ -154,7 +183,7 @@ class Forwarding implements AttemptListener {
     if (!this.#input.response.headersSent) {
       const connected = this.#attempt?.connected === true;
       this.#deps.ejection.failed(endpoint.id);
-      if (this.#candidate() !== null) {
+      if (this.#mayRetry()) {
         this.#retry(connected ? "cut" : "connect", error);
         return;
       }
@@ -178,6 +207,14 @@ class Forwarding implements AttemptListener {
     return this.#input.endpoints.find((endpoint) => !this.#triedAddresses.has(endpoint.address)) ?? null;
   }
 
+  /** Another endpoint is there, and trying it is within the budget. */
+  #mayRetry(): boolean {
+    if (this.#candidate() === null) return false;
+    if (this.#deps.budget.take()) return true;
+    this.#input.onRetry("over-budget");
+    return false;
+  }
+
   #next(): void {
     const endpoint = this.#candidate();
     if (endpoint === null) {
@@ -196,7 +233,13 @@ class Forwarding implements AttemptListener {
         {
           path: request.url ?? "/",
           method: request.method ?? "GET",
-          headers: upstreamRequestHeaders(request.rawHeaders, this.#input.requestId, endpoint),
+          headers: upstreamRequestHeaders(
+            this.#deps.verdicts,
+            request.rawHeaders,
+            this.#input.requestId,
+            endpoint,
+            this.#deps.credentials(),
+          ),
           body: this.#body,
           blocking: false,
         },
@@ -214,6 +257,7 @@ class Forwarding implements AttemptListener {
     this.#entry = null;
     if (this.#heldHead !== null) clearTimeout(this.#heldHead.timer);
     this.#heldHead = null;
+    this.#answerModel = null;
     this.#status = null;
     this.#input.onRetry(why);
     this.#next();
@@ -222,7 +266,7 @@ class Forwarding implements AttemptListener {
   #onFirstByte(): void {
     this.#releaseHead();
     this.#firstByteMs = this.#deps.clock.monotonic() - this.#startedAt;
-    this.#clearFirstByteTimer();
+    this.#beginIdle();
     this.#entry?.firstByte();
     // From here on there is no other attempt.
     this.#body = null;
@@ -244,14 +288,13 @@ class Forwarding implements AttemptListener {
     this.#body = null;
   }
 
-  #onFirstByteTimeout(): void {
+  #onTimeout(what: string): void {
     const endpoint = this.#endpoint;
-    const error = new HttpError(504, `replica ${endpoint?.id ?? "?"} sent nothing for ${this.#options.firstByteTimeoutMs} ms.`, {
-      retryAfterSeconds: 1,
-    });
+    const error = new HttpError(504, `replica ${endpoint?.id ?? "?"} ${what}.`, { retryAfterSeconds: 1 });
     this.#attempt?.giveUp(error);
     this.#attempt = null;
-    if (endpoint !== null) this.#deps.ejection.failed(endpoint.id);
+    // A client that does not read is not the replica's fault.
+    if (endpoint !== null && !this.#input.response.writableNeedDrain) this.#deps.ejection.failed(endpoint.id);
     if (!this.#input.response.headersSent) {
       this.#fail(error);
       return;
@@ -293,7 +336,10 @@ class Forwarding implements AttemptListener {
 
   #finish(): void {
     this.#settled = true;
-    this.#clearFirstByteTimer();
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    if (this.#totalTimer !== null) clearTimeout(this.#totalTimer);
+    this.#timer = null;
+    this.#totalTimer = null;
     if (this.#heldHead !== null) clearTimeout(this.#heldHead.timer);
     this.#heldHead = null;
     this.#entry?.end();
@@ -301,18 +347,33 @@ class Forwarding implements AttemptListener {
     this.#body = null;
   }
 
-  #clearFirstByteTimer(): void {
-    if (this.#firstByteTimer !== null) clearTimeout(this.#firstByteTimer);
-    this.#firstByteTimer = null;
+  /** From the first byte on, or from the head of an answer that is no stream. */
+  #beginIdle(): void {
+    if (this.#idles) return;
+    this.#idles = true;
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    const { idleTimeoutMs } = this.#options;
+    this.#timer = setTimeout(() => this.#onTimeout(`paused for ${idleTimeoutMs} ms`), idleTimeoutMs);
   }
 }
 
 function isEventStream(rawHeaders: readonly Buffer[]): boolean {
+  return headerOf(rawHeaders, "content-type")?.startsWith("text/event-stream") === true;
+}
+
+/** JSON in some form, as it was written. */
+function isPlainText(rawHeaders: readonly Buffer[]): boolean {
+  if (headerOf(rawHeaders, "content-encoding") !== null) return false;
+  return /^(?:application\/json|text\/event-stream)/.test(headerOf(rawHeaders, "content-type") ?? "");
+}
+
+/** First value in lower case; null when there is none. */
+function headerOf(rawHeaders: readonly Buffer[], wanted: string): string | null {
   for (let i = 0; i + 1 < rawHeaders.length; i += 2) {
-    if (rawHeaders[i]?.length !== 12 || rawHeaders[i]?.toString("latin1").toLowerCase() !== "content-type") continue;
-    return rawHeaders[i + 1]?.toString("latin1").toLowerCase().startsWith("text/event-stream") === true;
+    if (rawHeaders[i]?.length !== wanted.length || rawHeaders[i]?.toString("latin1").toLowerCase() !== wanted) continue;
+    return rawHeaders[i + 1]?.toString("latin1").toLowerCase() ?? null;
   }
-  return false;
+  return null;
 }
 
 /**

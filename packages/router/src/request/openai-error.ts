@@ -6,6 +6,8 @@ export interface OpenAiError {
 /** Error types of vLLM's OpenAI server by HTTP status (vLLM 0.33, `entrypoints/openai/engine/protocol.py`); the rest are OpenAI's own. */
 const types: Readonly<Record<number, string>> = {
   400: "BadRequestError",
+  401: "AuthenticationError",
+  403: "PermissionDeniedError",
   404: "NotFoundError",
   405: "MethodNotAllowedError",
   413: "RequestTooLargeError",
@@ -18,6 +20,28 @@ const types: Readonly<Record<number, string>> = {
 
 export function openAiError(status: number, message: string, param: string | null = null): OpenAiError {
   return { error: { message, type: types[status] ?? "InternalServerError", param, code: status } };
+}
+
+/** Error body of Anthropic's API, in which `/v1/messages` answers. */
+export interface AnthropicError {
+  readonly type: "error";
+  readonly error: { readonly type: string; readonly message: string };
+}
+
+/** Names of Anthropic's API by HTTP status. */
+const anthropicTypes: Readonly<Record<number, string>> = {
+  400: "invalid_request_error",
+  401: "authentication_error",
+  403: "permission_error",
+  404: "not_found_error",
+  413: "request_too_large",
+  429: "rate_limit_error",
+  503: "overloaded_error",
+  504: "timeout_error",
+};
+
+export function anthropicError(status: number, message: string): AnthropicError {
+  return { type: "error", error: { type: anthropicTypes[status] ?? "api_error", message } };
 }
 
 /** A request that is answered by the router itself, with an error. */

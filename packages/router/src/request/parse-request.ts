@@ -1,4 +1,5 @@
 import { isUtf8 } from "node:buffer";
+import { type JsonValue, LosslessJsonError, parseLosslessJson } from "@kvatlas/shared/tokenization/lossless-json";
 import { HttpError } from "./openai-error.ts";
 import { tokenIdsOf, tokenPromptsOf, truncateTokenIds } from "./token-ids.ts";
 
@@ -65,16 +66,44 @@ export function parseDryRun(body: Uint8Array): ParsedRequest {
 function parseObject(body: Uint8Array): { readonly json: Json; readonly text: string } {
   if (!isUtf8(body)) throw new HttpError(400, "the request body is not valid UTF-8.");
   const text = Buffer.from(body.buffer, body.byteOffset, body.byteLength).toString("utf8");
-  let json: unknown;
+  const json = parseJson(text);
+  if (!isObject(json)) throw new HttpError(400, "the request body must be a JSON object.");
+  return { json, text };
+}
+
+/**
+ * JSON, and what engines take for JSON beyond it: Python's parser reads `NaN`, `Infinity` and `-Infinity`, so a body that has one is forwarded and left
+ * to the engine's judgement. Nothing but the engine's own rules decides then whether it is a request.
+ */
+function parseJson(text: string): unknown {
   try {
-    json = JSON.parse(text);
+    return JSON.parse(text);
   } catch (error) {
+    if (/NaN|Infinity/.test(text)) {
+      const value = pythonJson(text);
+      if (value !== undefined) return value;
+    }
     // V8 quotes the text around the error: prompts do not belong into answers and logs, the position does.
     const at = error instanceof Error ? / at position (\d+)/.exec(error.message)?.[1] : undefined;
     throw new HttpError(400, `the request body is not valid JSON${at === undefined ? "" : ` (position ${at})`}.`);
   }
-  if (!isObject(json)) throw new HttpError(400, "the request body must be a JSON object.");
-  return { json, text };
+}
+
+function pythonJson(text: string): unknown {
+  try {
+    return plainValue(parseLosslessJson(text));
+  } catch (error) {
+    if (error instanceof LosslessJsonError) return undefined;
+    throw error;
+  }
+}
+
+/** As JSON.parse would have it. */
+function plainValue(value: JsonValue): unknown {
+  if (Array.isArray(value)) return value.map(plainValue);
+  if (value instanceof Map) return Object.fromEntries([...value].map(([key, child]) => [key, plainValue(child)]));
+  if (typeof value === "object" && value !== null) return value.value;
+  return typeof value === "bigint" ? Number(value) : value;
 }
 
 function describe(json: Json, bodyText: string, kind: "chat" | "completion" | "generate" | null): ParsedRequest {

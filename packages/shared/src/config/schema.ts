@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { hashAlgorithms } from "../hashing/key-scheme.ts";
+import { accessSchema, modelRouteSchema, overloadSchema, retryBudgetSchema, upstreamSchema } from "./proxy-schema.ts";
 
 /*
  * The whole configuration: one schema, used to validate, to fill in defaults and to print docs/configuration.md.
@@ -223,8 +224,21 @@ export const ingesterSchema = z.strictObject({
     .default(null)
     .describe("Bind mode: replicas dial this address, e.g. tcp://*:5557; who they are is read from the topic kv@<ip[:port]>@<model>."),
   bindHttpPort: port.default(8000).describe("Bind mode: HTTP port of replicas whose topic names none."),
+  idleTimeoutMs: positiveMs
+    .default(600_000)
+    .describe("Longest pause within an answer, be it the replica that does not send or the client that does not read; then it is cut."),
+  totalTimeoutMs: positiveMs.default(86_400_000).describe("From the request sent to the end of the answer."),
   bindReplayPort: port
+  retryBudget: retryBudgetSchema.prefault({}).describe("How many second attempts all requests together may have."),
+  models: z.array(modelRouteSchema).default([]).describe("Names of models besides those of the pools: aliases, rewrites, splits."),
+  access: accessSchema.prefault({}).describe("API keys of clients."),
+  upstream: upstreamSchema.prefault({}).describe("What the router is to replicas."),
+  overload: overloadSchema.prefault({}).describe("What happens when there is too much; off unless enabled."),
     .nullable()
+  decisionHeader: z
+    .boolean()
+    .default(false)
+    .describe("Send x-kvatlas-decision: mode, reason and the three best endpoints with what their scores are made of."),
     .default(null)
     .describe("Bind mode: replay port at the topic's ip; null: asked from the replica (/kv_event_sources), else no replay."),
   instanceId: z.string().nullable().default(null).describe("Unique name; null: host name, pid and a random part."),
@@ -302,3 +316,4 @@ type RedisSection = z.output<typeof redisSchema>;
 /** The section `redis`. What is left out is as if it were not configured. */
 export type RedisConfig = Pick<RedisSection, "url" | "keyPrefix" | "commandTimeoutMs"> &
   Partial<Omit<RedisSection, "url" | "keyPrefix" | "commandTimeoutMs">>;
+export type ModelRouteConfig = z.output<typeof modelRouteSchema>;
