@@ -1,6 +1,7 @@
 import type { PoolConfig } from "@kvatlas/shared/config/schema";
 import type { ExtrasForm, ScopeSpec } from "@kvatlas/shared/hashing/key-scheme";
 import type { CacheGroup, EndpointId, ScopeId } from "@kvatlas/shared/types";
+import { hasAdapter, servesModel } from "../routing/filters.ts";
 
 /** One endpoint as routing sees it. Immutable: a change makes a new one. */
 export interface FleetEndpoint {
@@ -24,6 +25,10 @@ export interface FleetEndpoint {
   readonly loras: Readonly<Record<string, string>>;
   /** ms since the epoch of the last sign of life; null when there was none. */
   readonly heartbeat: number | null;
+  /** 0 until its events have been applied. */
+  readonly incarnation: number;
+  /** When the engine's process began, ms since the epoch; null when it does not tell. */
+  readonly processStartMs: number | null;
 }
 
 export interface FleetPool {
@@ -58,10 +63,10 @@ export function routeOfModel(fleet: FleetSnapshot, model: string | null): ModelR
     return only === undefined ? null : { pool: only, endpoints: only.endpoints, lora: null };
   }
   for (const pool of fleet.pools) {
-    if (pool.config.model === model) return { pool, endpoints: pool.endpoints, lora: null };
+    if (servesModel(pool, model)) return { pool, endpoints: pool.endpoints, lora: null };
   }
   for (const pool of fleet.pools) {
-    const endpoints = pool.endpoints.filter((endpoint) => Object.hasOwn(endpoint.loras, model));
+    const endpoints = pool.endpoints.filter((endpoint) => hasAdapter(endpoint, model));
     if (endpoints.length > 0) return { pool, endpoints, lora: model };
   }
   return null;

@@ -1,4 +1,5 @@
 import type { FleetEndpoint } from "../fleet/fleet.ts";
+import { isAwake, isReady, isTrusted } from "./filters.ts";
 
 export interface EligibilityInput {
   readonly endpoints: readonly FleetEndpoint[];
@@ -13,10 +14,10 @@ export interface EligibilityInput {
  * replica that really is down refuses the connection.
  */
 export function eligibleEndpoints(input: EligibilityInput): readonly FleetEndpoint[] {
-  const awake = input.endpoints.filter((endpoint) => !input.isSleeping(endpoint));
-  const ready = awake.filter((endpoint) => endpoint.ready);
+  const awake = input.endpoints.filter((endpoint) => isAwake(endpoint, input.isSleeping));
+  const ready = awake.filter(isReady);
   const fit = ready.length > 0 ? ready : awake;
-  const calm = fit.filter((endpoint) => !input.isEjected(endpoint));
+  const calm = fit.filter((endpoint) => isTrusted(endpoint, input.isEjected));
   return calm.length > 0 ? calm : fit;
 }
 

@@ -1,8 +1,8 @@
 import type { Ranked } from "./candidate.ts";
 import type { Decision } from "./decision.ts";
 
-/** Scores that fit a log line. */
-const loggedScores = 3;
+/** Scores that fit a log line or a header. */
+const topScores = 3;
 
 /** A decision as an answer of the route API. */
 export function explainDecision(decision: Decision, model: string | null): object {
@@ -31,10 +31,22 @@ export function logFieldsOf(decision: Decision): Readonly<Record<string, unknown
     matchedBlocks: decision.matchedBlocks,
     blocks: decision.blocks,
     top: decision.ranking
-      .slice(0, loggedScores)
-      .map(({ endpoint, matchedTokens, score }) => ({ endpoint: endpoint.id, matchedTokens, score })),
+      .slice(0, topScores)
+      .map(({ endpoint, matchedTokens, score, parts }) => ({ endpoint: endpoint.id, matchedTokens, score, parts })),
     timings: decision.timings,
   };
+}
+
+/**
+ * The same in one line, for a header: mode and reason, then the best endpoints with their scores and what these are made of, e.g.
+ * `precise prefix; 10.0.0.5:8000 score=-361 queued=0 uncached=120 requests=1; 10.0.0.6:8000 score=-3600 queued=0 uncached=1200 requests=0`.
+ */
+export function decisionHeader(decision: Decision): string {
+  const top = decision.ranking.slice(0, topScores).map(({ endpoint, score, parts }) => {
+    const fields = Object.entries({ score, ...parts }).map(([name, value]) => `${name}=${Number(value.toFixed(3))}`);
+    return [endpoint.id, ...fields].join(" ");
+  });
+  return [`${decision.mode} ${decision.reason}`, ...top].join("; ");
 }
 
 /** Matched part of the blocks that were looked up, 0..1; 0 when there were none. */
@@ -42,6 +54,6 @@ export function matchingRatio(decision: Decision): number {
   return decision.blocks === 0 ? 0 : decision.matchedBlocks / decision.blocks;
 }
 
-function explainRanked({ endpoint, matchedTokens, byMedium, load, score }: Ranked): object {
-  return { endpoint: endpoint.id, matchedTokens, byMedium, load, score };
+function explainRanked({ endpoint, matchedTokens, byMedium, load, score, parts }: Ranked): object {
+  return { endpoint: endpoint.id, matchedTokens, byMedium, load, score, parts };
 }
