@@ -125,7 +125,7 @@ export class EndpointSession {
       maxBufferedBytes: options.maxQueuedBytes,
       signal: this.#abort.signal,
     });
-    this.#live = new LiveStream({ ...parts, recovery: this.#recovery, isRestartDue: () => this.#restartDue !== null });
+    this.#live = new LiveStream({ ...parts, recovery: this.#recovery });
   }
 
   get target(): ReplicaTarget {

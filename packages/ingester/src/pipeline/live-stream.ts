@@ -13,8 +13,6 @@ export interface LiveStreamDeps {
   readonly agenda: ReplayAgenda;
   readonly twins: TwinWatch;
   readonly recovery: StreamRecovery;
-  /** A restart has been seen that is not dealt with yet: what comes may be of the dead run. */
-  readonly isRestartDue: () => boolean;
 }
 
 /** Decides by its number what a live batch means, and does what it takes: take it in, pass it over, fill the hole before it, begin a new run. */
@@ -58,8 +56,7 @@ export class LiveStream {
     if (step.kind === "gap") {
       frames.inc({ outcome: "gap" });
       if (!applier.isPristine) gaps.inc({ cause: "live" });
-      await recovery.fillGap(frame.seq);
-      if (frame.seq <= position.applied || this.#deps.isRestartDue()) return;
+      if (!(await recovery.fillGap(frame.seq))) return;
     } else {
       frames.inc({ outcome: "applied" });
     }

@@ -77,14 +77,19 @@ export class StreamRecovery {
     return result.outcome;
   }
 
-  /** Live batch `seq` has come, and some before it have not. Afterwards everything below it has been taken in or given up. */
-  async fillGap(seq: number): Promise<void> {
+  /**
+   * Live batch `seq` has come, and some before it have not. True when it may be taken now: everything below it has been taken in or given up. An
+   * owner that is interrupted gives nothing up: whoever goes on replays from the watermark, as if the batch had not come.
+   */
+  async fillGap(seq: number): Promise<boolean> {
     const { position } = this.#deps.intake;
     const { live } = position;
     const outcome = await this.catchUp("live");
     // Another run was found, and with it another position; the frame is of that run.
     if (position.live !== live) position.live = seq;
+    if (this.#deps.isInterrupted()) return false;
     if (position.applied < seq - 1) await this.giveUp(seq, outcome === null ? "no replay" : "replay silent");
+    return position.applied < seq;
   }
 
   /** Batches below `next` are lost for good. Blocks that were removed in them would be taken for present. */
@@ -162,8 +167,9 @@ export class StreamRecovery {
       profile.describeAnew();
       position.applied = Math.min(takenIn, applier.watermark);
       await this.catchUp("behind");
-      // Without a further live batch nobody would notice what is still missing.
-      if (applier.incarnation === incarnation && position.applied < takenIn) await this.giveUp(takenIn + 1, "replay silent");
+      // Without a further live batch nobody would notice what is still missing; but an owner that is interrupted leaves that to the next one.
+      const isMissing = applier.incarnation === incarnation && position.applied < takenIn;
+      if (isMissing && !this.#deps.isInterrupted()) await this.giveUp(takenIn + 1, "replay silent");
     }
   }
 
