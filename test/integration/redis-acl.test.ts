@@ -4,46 +4,116 @@ import { createRedisBlockIndex } from "@kvatlas/shared/index/redis-block-index";
 import { createRedisKeys } from "@kvatlas/shared/index/redis-keys";
 import { silentLogger } from "@kvatlas/shared/logger";
 import { createRedisConnection, type RedisConnection } from "@kvatlas/shared/redis";
+import { redisErrorCode } from "@kvatlas/shared/redis-error";
 import { endpointRegistryContract } from "@kvatlas/shared/registry/endpoint-registry.contract";
 import { createRedisEndpointRegistry } from "@kvatlas/shared/registry/redis-endpoint-registry";
 import { Redis } from "ioredis";
-import { afterAll, beforeAll, describe } from "vitest";
-import { type RedisServer, startRedisServer } from "../support/redis-server.ts";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { eventually } from "../support/eventually.ts";
+import { startRedisCluster } from "../support/redis-cluster.ts";
+import { type RedisServer, serverPrograms, startRedisServer } from "../support/redis-server.ts";
+import { type ServiceRigOptions, startServiceRig } from "../support/service-rig.ts";
 
-/** The words after `ACL SETUSER kvatlas` in docs/redis-schema.md. */
-function documentedRules(): string[] {
-  const page = readFileSync(new URL("../../docs/redis-schema.md", import.meta.url), "utf8");
-  const command = /ACL SETUSER kvatlas ((?:[^\n]*\\\n)*[^\n]*)/.exec(page)?.[1];
-  if (command === undefined) throw new Error("docs/redis-schema.md no longer shows ACL SETUSER kvatlas");
-  return command.replaceAll("\\\n", " ").replaceAll("'", "").split(/\s+/);
+const users = ["kvatlas-ingester", "kvatlas-router"] as const;
+const forClusters = ["+cluster|slots", "+cluster|info", "+cluster|shards", "+asking", "+readonly"];
+
+/** The words after `ACL SETUSER <user>` in docs/operations.md. */
+function documentedRules(user: string): string[] {
+  const page = readFileSync(new URL("../../docs/operations.md", import.meta.url), "utf8");
+  const command = new RegExp(`ACL SETUSER ${user} ((?:[^\\n]*\\\\\\n)*[^\\n]*)`).exec(page)?.[1];
+  if (command === undefined) throw new Error(`docs/operations.md no longer shows ACL SETUSER ${user}`);
+  return [...command.replaceAll("\\\n", " ").matchAll(/'([^']*)'|(\S+)/g)].map(([, quoted, plain]) => quoted ?? plain ?? "");
 }
 
-describe("the Redis user that docs/redis-schema.md describes", () => {
+async function createUsers(admin: Redis, more: readonly string[] = []): Promise<void> {
+  for (const user of users) await admin.call("ACL", "SETUSER", user, ...documentedRules(user), ...more);
+}
+
+/** What has been refused to anybody. */
+async function refusals(admin: Redis): Promise<readonly string[]> {
+  return ((await admin.call("ACL", "LOG")) as unknown[]).map((entry) => JSON.stringify(entry));
+}
+
+/** Replica, ingester with housekeeping, and router, each under its user, until every job has run and the router finds blocks. */
+async function runServices(redis: (user: string) => ServiceRigOptions["redis"]["ingester"]): Promise<void> {
+  const rig = await startServiceRig({ redis: { ingester: redis("kvatlas-ingester"), router: redis("kvatlas-router") } });
+  try {
+    await rig.settled(1);
+    await eventually(async () => {
+      for (const job of ["purge", "audit", "forget-departed"])
+        expect(await rig.metric("ingester", "kvatlas_ingester_housekeeping_jobs_total", { job, outcome: "ok" })).toBeGreaterThan(0);
+      expect(await rig.metric("ingester", "kvatlas_ingester_index_size", { what: "bytes" })).toBeGreaterThan(0);
+      expect(await rig.metric("ingester", "kvatlas_redis_memory_bytes", { what: "used" })).toBeGreaterThan(0);
+    });
+    await rig.settled(2);
+  } finally {
+    await rig.stop();
+  }
+}
+
+describe.each(await serverPrograms())("the users that docs/operations.md describes, on $name", ({ program }) => {
   let server: RedisServer;
   let admin: Redis;
   let connection: RedisConnection;
+  const urlOf = (user: string) => `redis://${user}:secret@127.0.0.1:${server.port}`;
   beforeAll(async () => {
-    server = await startRedisServer();
+    server = await startRedisServer({ program });
     admin = new Redis(server.url);
-    await admin.call("ACL", "SETUSER", "kvatlas", ...documentedRules());
-    connection = createRedisConnection(
-      { url: `redis://kvatlas:secret@127.0.0.1:${server.port}`, commandTimeoutMs: 1_000 },
-      "background",
-      silentLogger,
-    );
+    await createUsers(admin);
+    connection = createRedisConnection({ url: urlOf("kvatlas-ingester"), commandTimeoutMs: 1_000 }, "background", silentLogger);
   });
   afterAll(async () => {
-    await connection.close();
-    admin.disconnect();
-    await server.stop();
+    await connection?.close();
+    admin?.disconnect();
+    await server?.stop();
   });
 
-  blockIndexContract(async () => {
-    await admin.flushall();
-    return createRedisBlockIndex({ connection, keys: createRedisKeys("kva") }, { defaultShards: 4 });
+  describe("suffice for", () => {
+    blockIndexContract(async () => {
+      await admin.flushall();
+      return createRedisBlockIndex({ connection, keys: createRedisKeys("kva") }, { defaultShards: 4 });
+    });
+    endpointRegistryContract(async () => {
+      await admin.flushall();
+      return createRedisEndpointRegistry({ connection, keys: createRedisKeys("kva") });
+    });
+    it("whole services, on one server", async () => {
+      await runServices((user) => ({ url: urlOf(user) }));
+      expect(await refusals(admin)).toEqual([]);
+    });
+    it("whole services, on a cluster", async () => {
+      const cluster = await startRedisCluster({ program });
+      try {
+        for (const i of cluster.nodes.keys()) await createUsers(cluster.client(i), forClusters);
+        await runServices((username) => ({ cluster: [...cluster.nodes], username, password: "secret" }));
+        for (const i of cluster.nodes.keys()) expect(await refusals(cluster.client(i))).toEqual([]);
+      } finally {
+        await cluster.stop();
+      }
+    });
   });
-  endpointRegistryContract(async () => {
-    await admin.flushall();
-    return createRedisEndpointRegistry({ connection, keys: createRedisKeys("kva") });
+
+  it.each([
+    ["kvatlas-router", ["hset", "kva:scopes", "a", "b"]],
+    ["kvatlas-router", ["hset", "kva:{abc.0}:seq", "a", "1:1:1"]],
+    ["kvatlas-router", ["eval", "return redis.call('hset', KEYS[1], 'a', 'b')", 1, "kva:{abc.0}:b:0000000000000000"]],
+    ["kvatlas-router", ["eval", "return redis.call('del', KEYS[1])", 1, "kva:{abc.0}:seq"]],
+    ["kvatlas-router", ["unlink", "kva:ep:{a}:meta"]],
+    ["kvatlas-router", ["get", "bull:{kva}:housekeeping:meta"]],
+    ["kvatlas-router", ["get", "stranger"]],
+    ["kvatlas-router", ["flushall"]],
+    ["kvatlas-ingester", ["get", "stranger"]],
+    ["kvatlas-ingester", ["flushall"]],
+    ["kvatlas-ingester", ["keys", "*"]],
+    ["kvatlas-ingester", ["config", "get", "*"]],
+  ] as const)("%s may not %j", async (user, [name, ...args]) => {
+    const client = new Redis(urlOf(user));
+    client.on("error", () => {});
+    try {
+      const refusal = await client.call(name, ...args.map(String)).catch((error: unknown) => error);
+      expect(redisErrorCode(refusal), String(refusal)).toBe("NOPERM");
+    } finally {
+      client.disconnect();
+    }
   });
 });

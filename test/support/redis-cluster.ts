@@ -32,9 +32,13 @@ export interface RedisClusterOptions {
   readonly primaries?: number;
   /** One for each primary. @defaultValue false */
   readonly withReplicas?: boolean;
+  /** As in `RedisServerOptions`. */
+  readonly program?: string;
 }
 
-export async function startRedisCluster({ primaries = 3, withReplicas = false }: RedisClusterOptions = {}): Promise<RedisCluster> {
+export async function startRedisCluster(options: RedisClusterOptions = {}): Promise<RedisCluster> {
+  const { primaries = 3, withReplicas = false } = options;
+  const program = options.program === undefined ? {} : { program: options.program };
   const count = withReplicas ? 2 * primaries : primaries;
   const args = [
     "--cluster-enabled",
@@ -63,7 +67,7 @@ export async function startRedisCluster({ primaries = 3, withReplicas = false }:
   try {
     for (let i = 0; i < count; i += 1) {
       await mkdir(nodeFolder(i));
-      const server = await startRedisServer({ args, port: await freeClusterPort(), folder: nodeFolder(i) });
+      const server = await startRedisServer({ ...program, args, port: await freeClusterPort(), folder: nodeFolder(i) });
       servers.push(server);
       const client = new Redis(server.port, "127.0.0.1");
       client.on("error", () => {});
@@ -107,7 +111,7 @@ export async function startRedisCluster({ primaries = 3, withReplicas = false }:
       ports: servers.map(({ port }) => port),
       node: nodeOf,
       restart: async (i) => {
-        servers[i] = await startRedisServer({ args, port: nodeOf(i).port, folder: nodeFolder(i) });
+        servers[i] = await startRedisServer({ ...program, args, port: nodeOf(i).port, folder: nodeFolder(i) });
       },
       moveSlot: async (slot, from, to) => {
         await call(to, "cluster", "SETSLOT", slot, "IMPORTING", ids[from] ?? "");

@@ -2,7 +2,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { access, constants, mkdtemp, rm } from "node:fs/promises";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
-import { delimiter, join } from "node:path";
+import { basename, delimiter, join } from "node:path";
 import { freePortRange } from "./free-ports.ts";
 
 /** A Redis process of the tests' own: nobody else's data is in it, and it may be paused, killed and started again. */
@@ -18,6 +18,8 @@ export interface RedisServer {
 }
 
 export interface RedisServerOptions {
+  /** Path of the server's executable. @defaultValue {@link serverProgram} */
+  readonly program?: string;
   /** @defaultValue a free port */
   readonly port?: number;
   /** Further command-line arguments, e.g. `["--requirepass", "secret"]`. */
@@ -46,6 +48,26 @@ export async function findProgram(...names: readonly string[]): Promise<string |
   return null;
 }
 
+/** How to get what {@link serverProgram} looks for. */
+export const howToGetRedis =
+  "put redis-server or valkey-server (7 or later) on PATH (Debian, Ubuntu: apt-get install redis-server; macOS: brew install redis), or name one in KVATLAS_TEST_REDIS_SERVER";
+
+/** The server that tests start: KVATLAS_TEST_REDIS_SERVER, else `redis-server` or `valkey-server` on PATH; null when there is none. */
+export async function serverProgram(): Promise<string | null> {
+  const named = process.env.KVATLAS_TEST_REDIS_SERVER ?? "";
+  return named !== "" ? named : await findProgram("redis-server", "valkey-server");
+}
+
+/** Every kind of server that there is on this machine: that of {@link serverProgram}, and a Valkey (KVATLAS_TEST_VALKEY, or on PATH) when that is another. */
+export async function serverPrograms(): Promise<readonly { readonly name: string; readonly program: string }[]> {
+  const first = await serverProgram();
+  if (first === null) throw new Error(`This test starts a Redis of its own: ${howToGetRedis}.`);
+  const named = process.env.KVATLAS_TEST_VALKEY ?? "";
+  const valkey = named !== "" ? named : await findProgram("valkey-server");
+  const programs = valkey === null || valkey === first ? [first] : [first, valkey];
+  return programs.map((program) => ({ name: basename(program), program }));
+}
+
 /** A TCP port that is free at this moment. */
 export function freePort(): Promise<number> {
   return new Promise((resolve, reject) => {
@@ -60,8 +82,8 @@ export function freePort(): Promise<number> {
 
 /** Starts `redis-server` or `valkey-server` without persistence and waits until it accepts connections (10 s at most). */
 export async function startRedisServer(options: RedisServerOptions = {}): Promise<RedisServer> {
-  const program = await findProgram("redis-server", "valkey-server");
-  if (program === null) throw new Error("This test starts a Redis of its own: put redis-server or valkey-server (7 or later) on PATH.");
+  const program = options.program ?? (await serverProgram());
+  if (program === null) throw new Error(`This test starts a Redis of its own: ${howToGetRedis}.`);
   const port = options.port ?? (await freePortRange(1));
   const folder = options.folder ?? (await mkdtemp(join(tmpdir(), "kvatlas-redis-")));
   const discardFolder = async (): Promise<void> => {

@@ -2,7 +2,7 @@ import { execFile } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { promisify } from "node:util";
 import { inject } from "vitest";
-import { findProgram, startRedisServer } from "./redis-server.ts";
+import { findProgram, howToGetRedis, serverProgram, startRedisServer } from "./redis-server.ts";
 
 declare module "vitest" {
   export interface ProvidedContext {
@@ -19,8 +19,9 @@ export interface TestRedis {
 }
 
 /**
- * Chooses a real Redis, in this order: KVATLAS_TEST_REDIS_URL; `redis-server` or `valkey-server` on PATH; Docker;
- * `apt-get install redis-server` where that is possible (root on Debian or Ubuntu).
+ * Chooses a real Redis, in this order: KVATLAS_TEST_REDIS_URL; KVATLAS_TEST_REDIS_SERVER, else `redis-server` or `valkey-server` on PATH;
+ * `apt-get install redis-server` where that is possible (root on Debian or Ubuntu); Docker. Tests of failures start servers of their own, for which
+ * only a program will do.
  *
  * @throws Error with the one thing to do when there is none.
  */
@@ -29,13 +30,13 @@ export async function startTestRedis(): Promise<TestRedis> {
   if (url !== undefined && url !== "") {
     return { url, description: "Redis of KVATLAS_TEST_REDIS_URL", stop: async () => {} };
   }
-  const local = await startLocal();
+  const local = (await startLocal()) ?? ((await installWithApt()) ? await startLocal() : null);
   if (local !== null) return local;
   const container = await startContainer();
   if (container !== null) return container;
-  const installed = (await installWithApt()) ? await startLocal() : null;
-  if (installed !== null) return installed;
-  throw new Error("The tests need a real Redis: install redis-server (7 or later), start Docker, or set KVATLAS_TEST_REDIS_URL.");
+  throw new Error(
+    `The tests need a real Redis: ${howToGetRedis}. Docker, or a server in KVATLAS_TEST_REDIS_URL, are enough for those that kill none.`,
+  );
 }
 
 /** URL of the run's Redis, inside a test file. */
@@ -49,7 +50,7 @@ export function uniqueKeyPrefix(): string {
 }
 
 async function startLocal(): Promise<TestRedis | null> {
-  const program = await findProgram("redis-server", "valkey-server");
+  const program = await serverProgram();
   if (program === null) return null;
   const server = await startRedisServer();
   return { url: server.url, description: `${program} on port ${server.port}`, stop: () => server.stop() };

@@ -1,5 +1,5 @@
 -- acquire-2.lua: takes an endpoint's lease, if it is free or the caller's own, and raises the fence.
--- The fence is the time in milliseconds, or one more than the last where that is higher: it grows even when the endpoint was removed, or Redis has
+-- The fence is the time in microseconds, or one more than the last where that is higher: it grows even when the endpoint was removed, or Redis has
 -- lost everything it knew, while an owner of before still runs.
 --
 -- KEYS[1]  lease (STRING with expiry: owner)      KEYS[2] meta of the endpoint (HASH)
@@ -9,7 +9,7 @@
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then return false end
 local time = redis.call('TIME')
-local fence = time[1] * 1000 + math.floor(time[2] / 1000)
+local fence = time[1] * 1000000 + time[2]
 local last = tonumber(redis.call('HGET', KEYS[2], 'fence') or '0')
 if fence <= last then fence = last + 1 end
 fence = string.format('%.0f', fence)

@@ -16,6 +16,11 @@ describe("the code of an error", () => {
       "ERR Error running script (call to f_6b1bf486c81ceb7edf3c093f4c48582e38c0e791): @user_script:1: @user_script: 1: -OOM command not allowed when used memory > 'maxmemory'.",
       "OOM",
     ],
+    [
+      "ERR The user executing the script can't access at least one of the keys mentioned in the command arguments script: 4a15, on @user_script:1.",
+      "NOPERM",
+    ],
+    ["ERR ACL failure in script: No permissions to access a key script: on @user_script:1.", "NOPERM"],
     ["MISCONF Redis is configured to save RDB snapshots, but it is currently not able to persist on disk.", "MISCONF"],
     ["MOVED 3999 127.0.0.1:6381", "MOVED"],
     ["NOSCRIPT No matching script. Please use EVAL.", "NOSCRIPT"],

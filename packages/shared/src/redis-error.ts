@@ -53,7 +53,7 @@ const meanings: Readonly<Partial<Record<RedisErrorCode, Meaning>>> = {
   MISCONF: { passes: true, text: "Redis cannot persist and refuses writes: see its log" },
   NOAUTH: { passes: false, text: "Redis asks for a password: put it into redis.url or redis.password" },
   WRONGPASS: { passes: false, text: "Redis refuses the user or password of redis.url, redis.username, redis.password" },
-  NOPERM: { passes: false, text: "the Redis user lacks a permission: docs/redis-schema.md lists the commands and keys it needs" },
+  NOPERM: { passes: false, text: "the Redis user lacks a permission: docs/operations.md lists the commands and keys it needs" },
   WRONGTYPE: { passes: false, text: "a key has another type than the schema says: give kvatlas a redis.keyPrefix of its own" },
 };
 
@@ -72,8 +72,12 @@ export function redisErrorCode(error: unknown): RedisErrorCode {
   return /did not answer within|timed? ?out/i.test(message) ? "timeout" : "unreachable";
 }
 
-/** Redis before 7 says in the words of the script that a command in it has failed: `ERR Error running script (...): ... -OOM command not allowed`. */
+/**
+ * Redis before 7 says in the words of the script that a command in it has failed: `ERR Error running script (...): ... -OOM command not allowed`.
+ * Redis 7 and Valkey say in words of their own that a command in a script is not permitted.
+ */
 function innerErrorOf(message: string): string {
+  if (/^ERR (The user executing the script can't|ACL failure in script)/.test(message)) return `NOPERM ${message}`;
   return /^ERR Error running script .*? -?([A-Z]{2,} .*)$/s.exec(message)?.[1] ?? message;
 }
 
