@@ -17,7 +17,7 @@ export interface LoggerOptions {
  * Lines are collected up to so many bytes or so long before they are written: a write for each line would cost a busy router more than the line
  * itself. At the end of the process what is left is written.
  */
-const collectedBytes = 16_384;
+const collectedBytes = 8_192;
 const flushIntervalMs = 50;
 
 /** JSON lines. Prompts, tokens, credentials and request headers are never logged; what may carry a secret is censored by name. */
