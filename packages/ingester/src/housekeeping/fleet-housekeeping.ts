@@ -25,7 +25,7 @@ const QUEUE = "housekeeping";
 const KEPT_JOBS = { count: 20 };
 const MAX_EVENTS_KEPT = 1_000;
 /** The schedule is looked after, because a Redis that has lost its data has lost the schedule, too. */
-const RESCHEDULE_MS = 30_000;
+const RESCHEDULE_MS = 10_000;
 const CLOSE_TIMEOUT_MS = 2_000;
 
 /**
