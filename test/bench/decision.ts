@@ -3,7 +3,7 @@ import { createRedisBackend } from "@kvatlas/shared/backend";
 import { configSchema } from "@kvatlas/shared/config/schema";
 import { createBlockHasher } from "@kvatlas/shared/hashing/block-hasher";
 import { scopeIdOf } from "@kvatlas/shared/hashing/key-scheme";
-import { createRedisKeys } from "@kvatlas/shared/index/redis-keys";
+import { createRedisKeys, scopeTag } from "@kvatlas/shared/index/redis-keys";
 import { silentLogger } from "@kvatlas/shared/logger";
 import { createMetricsRegistry } from "@kvatlas/shared/metrics";
 import type { BlockKey, EndpointId } from "@kvatlas/shared/types";
@@ -141,12 +141,12 @@ async function fill(
 async function readEveryKey(url: string, chains: readonly (readonly BlockKey[])[]): Promise<readonly number[]> {
   const redis = new Redis(url);
   const scope = scopeIdOf({ model, blockSizeTokens: blockTokens, scheme });
-  const names = createRedisKeys("kva");
+  const space = createRedisKeys("kva").space(scopeTag(scope));
   const took: number[] = [];
   for (const keys of chains) {
     const startedAt = performance.now();
     const pipeline = redis.pipeline();
-    for (const key of keys) pipeline.hgetall(names.block(scope, 0, key));
+    for (const key of keys) pipeline.hgetall(space.block(0, key));
     const replies = await pipeline.exec();
     took.push(performance.now() - startedAt);
     if (replies?.length !== keys.length || Object.keys((replies[0]?.[1] as object) ?? {}).length === 0)

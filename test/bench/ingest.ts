@@ -1,7 +1,7 @@
 import { decodeEventBatch } from "@kvatlas/shared/events/vllm-decoder";
 import type { BlockIndex, IndexOp, IndexWriter, SequencedOps } from "@kvatlas/shared/index/block-index";
 import { createRedisBlockIndex } from "@kvatlas/shared/index/redis-block-index";
-import { createRedisKeys } from "@kvatlas/shared/index/redis-keys";
+import { createRedisKeys, scopeTag } from "@kvatlas/shared/index/redis-keys";
 import { silentLogger } from "@kvatlas/shared/logger";
 import { createRedisConnection } from "@kvatlas/shared/redis";
 import { shardsFor } from "@kvatlas/shared/redis-topology";
@@ -184,7 +184,7 @@ async function rawFloor(redis: BenchRedis, alsoZset: boolean): Promise<Record<st
   const keys = createRedisKeys(alsoZset ? "floorz" : "floor");
   const random = createRandom(99);
   const blocks = Array.from({ length: 100_000 }, () =>
-    keys.block(SCOPE, 0, (BigInt(random()) * 4_294_967_296n).toString(16).padStart(16, "0") as BlockKey),
+    keys.space(scopeTag(SCOPE)).block(0, (BigInt(random()) * 4_294_967_296n).toString(16).padStart(16, "0") as BlockKey),
   );
   return measure(redis, async () => {
     let inFlight: Promise<unknown> = Promise.resolve();
@@ -221,7 +221,12 @@ async function bytesPerBlock(redis: BenchRedis): Promise<object> {
     await writer.apply([{ seq: 0, ops: [{ op: "store", medium: "gpu", group: 0, keys: chain }] }]);
     bytes.push(round(((await redis.usedBytes()) - before) / blocks, 1));
   }
-  return { keyBytes: createRedisKeys("kva").block(SCOPE, 0, chain[0] as BlockKey).length, byHolder: bytes };
+  return {
+    keyBytes: createRedisKeys("kva")
+      .space(scopeTag(SCOPE))
+      .block(0, chain[0] as BlockKey).length,
+    byHolder: bytes,
+  };
 }
 
 /** The same stores and removals on three primaries of a cluster on this machine. */

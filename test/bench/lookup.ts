@@ -1,6 +1,6 @@
 import type { BlockIndex, PrefixQuery } from "@kvatlas/shared/index/block-index";
 import { createRedisBlockIndex } from "@kvatlas/shared/index/redis-block-index";
-import { createRedisKeys, type RedisKeys } from "@kvatlas/shared/index/redis-keys";
+import { createRedisKeys, type RedisKeys, scopeTag } from "@kvatlas/shared/index/redis-keys";
 import type { BlockKey, EndpointId, ScopeId } from "@kvatlas/shared/types";
 import type { Redis } from "ioredis";
 import { startBenchRedis } from "./bench-redis.ts";
@@ -45,8 +45,9 @@ async function fill(
 
 async function readEveryKey(raw: Redis, keys: RedisKeys, chain: readonly BlockKey[]): Promise<void> {
   const pipeline = raw.pipeline();
-  pipeline.hgetall(keys.seq(SCOPE, 0));
-  for (const key of chain) pipeline.hgetall(keys.block(SCOPE, 0, key));
+  const space = keys.space(scopeTag(SCOPE));
+  pipeline.hgetall(space.seq(0));
+  for (const key of chain) pipeline.hgetall(space.block(0, key));
   await pipeline.exec();
 }
 

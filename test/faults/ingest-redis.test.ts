@@ -1,6 +1,6 @@
 import { createRedisBackend } from "@kvatlas/shared/backend";
 import { configSchema } from "@kvatlas/shared/config/schema";
-import { createRedisKeys } from "@kvatlas/shared/index/redis-keys";
+import { createRedisKeys, scopeTag } from "@kvatlas/shared/index/redis-keys";
 import { silentLogger } from "@kvatlas/shared/logger";
 import { Redis } from "ioredis";
 import { afterEach, describe, expect, it } from "vitest";
@@ -158,7 +158,7 @@ describe("Redis under an ingester", () => {
     cleanups.push(async () => client.disconnect());
     const scope = (await recordOf(store, address))?.meta.scope;
     if (scope === undefined || scope === null) throw new Error("the scope is known by now");
-    const shardKeys = async (): Promise<string[]> => client.keys(`${createRedisKeys("kva").scopePrefix(scope)}*`);
+    const shardKeys = async (): Promise<string[]> => client.keys(`${createRedisKeys("kva").space(scopeTag(scope)).prefix}*`);
     const replica = new Map<string, Buffer>();
     for (const key of await shardKeys()) replica.set(key, (await client.dumpBuffer(key)) ?? Buffer.alloc(0));
     await publisher.publish([prompt.removed(1)]);
@@ -185,8 +185,9 @@ describe("Redis under an ingester", () => {
     cleanups.push(async () => client.disconnect());
     const scope = (await recordOf(store, address))?.meta.scope;
     if (scope === undefined || scope === null) throw new Error("the scope is known by now");
-    const seq = createRedisKeys("kva").seq(scope, 0);
-    const [position, block] = [await client.dumpBuffer(seq), createRedisKeys("kva").block(scope, 0, prompt.keys[1] ?? ("" as never))];
+    const space = createRedisKeys("kva").space(scopeTag(scope));
+    const seq = space.seq(0);
+    const [position, block] = [await client.dumpBuffer(seq), space.block(0, prompt.keys[1] ?? ("" as never))];
     const entry = await client.dumpBuffer(block);
     await publisher.publish([prompt.removed(1)]);
     await expectHeld(store, prompt, [1, 0, 0, 0]);

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { createIngester } from "@kvatlas/ingester/app";
 import { type Backend, createRedisBackend } from "@kvatlas/shared/backend";
 import { configSchema } from "@kvatlas/shared/config/schema";
-import { createRedisKeys } from "@kvatlas/shared/index/redis-keys";
+import { createRedisKeys, scopeTag } from "@kvatlas/shared/index/redis-keys";
 import { silentLogger } from "@kvatlas/shared/logger";
 import { createMetricsRegistry } from "@kvatlas/shared/metrics";
 import type { BlockKey, EndpointId, ScopeId } from "@kvatlas/shared/types";
@@ -169,16 +169,16 @@ describe("an audit", () => {
     const keys = createRedisKeys("kva");
     const scope = (await record())?.meta.scope ?? ("none" as ScopeId);
     const [known] = truth.keys();
-    await raw.hset(keys.block(scope, 0, "00000000deadbeef" as BlockKey), endpoint, `${before}:gpu`);
-    await raw.hset(keys.block(scope, 0, known as BlockKey), endpoint, `${before}:gpu*7`);
+    await raw.hset(keys.space(scopeTag(scope)).block(0, "00000000deadbeef" as BlockKey), endpoint, `${before}:gpu`);
+    await raw.hset(keys.space(scopeTag(scope)).block(0, known as BlockKey), endpoint, `${before}:gpu*7`);
     const other = "other.b16" as ScopeId;
     await backend.registry.ensureScope(other, { model: "other", blockSizeTokens: 16, scheme: { kind: "content", seed: "" } });
-    await raw.hset(keys.seq(other, 0), endpoint, "1:1:5", "10.9.9.9:1", "2:1:5");
+    await raw.hset(keys.space(scopeTag(other)).seq(0), endpoint, "1:1:5", "10.9.9.9:1", "2:1:5");
 
     await eventually(async () => {
       expect((await record())?.state.incarnation).toBeGreaterThan(before);
       expect(await indexed()).toEqual(truth);
-      expect(await raw.hlen(keys.seq(other, 0))).toBe(0);
+      expect(await raw.hlen(keys.space(scopeTag(other)).seq(0))).toBe(0);
       expect(await backend.housekeeping.rebuildRequests()).toEqual([]);
       const rebuilds = (await metricsRegistry.getSingleMetric("kvatlas_ingester_rebuilds_total")?.get())?.values ?? [];
       expect(rebuilds.map(({ value }) => value)).toEqual([1]);

@@ -1,7 +1,7 @@
 import type { IndexWriter, SequencedOps } from "@kvatlas/shared/index/block-index";
 import { chainOf } from "@kvatlas/shared/index/block-index.contract";
 import { createRedisBlockIndex } from "@kvatlas/shared/index/redis-block-index";
-import { createRedisKeys } from "@kvatlas/shared/index/redis-keys";
+import { createRedisKeys, scopeTag } from "@kvatlas/shared/index/redis-keys";
 import { silentLogger } from "@kvatlas/shared/logger";
 import { createRedisConnection } from "@kvatlas/shared/redis";
 import { createRedisEndpointRegistry } from "@kvatlas/shared/registry/redis-endpoint-registry";
@@ -211,7 +211,8 @@ describe("incarnation numbers", () => {
       code: "KVATLAS_INDEX_STALE_INCARNATION",
     });
     expect(await registry.startIncarnation(lease, 0)).toBe(4_712);
-    await raw.del(keys.incarnations, keys.seq(scope, 0), ...chain.map((key) => keys.block(scope, 0, key)));
+    const space = keys.space(scopeTag(scope));
+    await raw.del(keys.incarnations, space.seq(0), ...chain.map((key) => space.block(0, key)));
     await expect(old.apply([{ seq: 10, ops: log[0]?.ops ?? [] }])).rejects.toMatchObject({ code: "KVATLAS_INDEX_BEHIND" });
     expect(Number(await raw.get(keys.incarnations))).toBe(4_711);
   });

@@ -1,7 +1,7 @@
 import { createIngester } from "@kvatlas/ingester/app";
 import { createRedisBackend } from "@kvatlas/shared/backend";
 import { configSchema } from "@kvatlas/shared/config/schema";
-import { createRedisKeys } from "@kvatlas/shared/index/redis-keys";
+import { createRedisKeys, scopeTag } from "@kvatlas/shared/index/redis-keys";
 import { silentLogger } from "@kvatlas/shared/logger";
 import { createMetricsRegistry } from "@kvatlas/shared/metrics";
 import type { BlockKey, ScopeId } from "@kvatlas/shared/types";
@@ -89,9 +89,9 @@ describe("kvatlas inspect", () => {
     );
     const keys = createRedisKeys("kva");
     const held = Object.keys(simulators[0]?.blocks()[0]?.hashes ?? {}) as BlockKey[];
-    await raw.hset(keys.block(scope, 0, "00000000deadbeef" as BlockKey), first ?? "", `${incarnation}:gpu`);
-    await raw.hset(keys.block(scope, 0, held[0] as BlockKey), first ?? "", `${incarnation}:gpu*3`);
-    await raw.hdel(keys.block(scope, 0, held[1] as BlockKey), first ?? "");
+    await raw.hset(keys.space(scopeTag(scope)).block(0, "00000000deadbeef" as BlockKey), first ?? "", `${incarnation}:gpu`);
+    await raw.hset(keys.space(scopeTag(scope)).block(0, held[0] as BlockKey), first ?? "", `${incarnation}:gpu*3`);
+    await raw.hdel(keys.space(scopeTag(scope)).block(0, held[1] as BlockKey), first ?? "");
     const found = await inspect("diff");
     expect(found).toMatchObject({ code: 1, equal: false });
     expect(found.replicas).toEqual([

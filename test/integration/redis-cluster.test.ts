@@ -3,7 +3,7 @@ import { configSchema } from "@kvatlas/shared/config/schema";
 import type { BlockIndex, SequencedOps } from "@kvatlas/shared/index/block-index";
 import { blockIndexContract, chainOf } from "@kvatlas/shared/index/block-index.contract";
 import { createRedisBlockIndex } from "@kvatlas/shared/index/redis-block-index";
-import { createRedisKeys } from "@kvatlas/shared/index/redis-keys";
+import { createRedisKeys, scopeTag } from "@kvatlas/shared/index/redis-keys";
 import { silentLogger } from "@kvatlas/shared/logger";
 import { BACKGROUND_TIMEOUT_MS, createRedisConnection, type RedisConnection } from "@kvatlas/shared/redis";
 import { scanPage } from "@kvatlas/shared/redis-scan";
@@ -122,7 +122,7 @@ describe("a cluster of three primaries", () => {
     const chain = chainOf(4, 300);
     await writer.apply(stores(0, chain.slice(0, 100)));
     for (let shard = 0; shard < SHARDS; shard += 1) {
-      const slot = slotOf(keys.seq(scope, shard));
+      const slot = slotOf(keys.space(scopeTag(scope)).seq(shard));
       const from = Math.min(2, Math.floor((slot * 3) / 16_384));
       if (from !== 2) await cluster.moveSlot(slot, from, 2);
     }

@@ -10,7 +10,7 @@ export async function inspectBlock({ index, registry, keys, redisCli }: InspectS
   const block = parseBlockKey(key);
   const scopes = await registry.scopes();
   const found = await Promise.all(
-    [...scopes].map(async ([scope, { shards }]) => ({ scope, shards, holders: await index.holders(scope, block) })),
+    [...scopes].map(async ([scope, { shards, tag }]) => ({ scope, shards, tag, holders: await index.holders(scope, block) })),
   );
   const rows = found.flatMap(({ scope, holders }) =>
     holders.map(({ endpoint, group, incarnation, live, copies }) => [
@@ -29,8 +29,8 @@ export async function inspectBlock({ index, registry, keys, redisCli }: InspectS
     json: { key: block, scopes: found.map(({ scope, holders }) => ({ scope, holders })) },
     text:
       rows.length === 0 ? `nobody holds ${block}\n` : formatTable(["endpoint", "group", "incarnation", "state", "copies", "scope"], rows),
-    redisCli: (shown.length > 0 ? shown : found).map(({ scope, shards }) =>
-      redisCli("HGETALL", keys.block(scope, shardOf(block, shards), block)),
+    redisCli: (shown.length > 0 ? shown : found).map(({ shards, tag }) =>
+      redisCli("HGETALL", keys.space(tag).block(shardOf(block, shards), block)),
     ),
   };
 }

@@ -86,7 +86,9 @@ export async function inspectDiff(source: InspectSource, config: KvatlasConfig):
     ].join(""),
     redisCli: [
       source.redisCli("HGETALL", source.keys.scopes),
-      ...[...indexed.keys()].slice(0, 1).map((scope) => source.redisCli("HGETALL", source.keys.seq(scope, 0))),
+      ...[...(await source.registry.scopes()).values()]
+        .slice(0, 1)
+        .map(({ tag }) => source.redisCli("HGETALL", source.keys.space(tag).seq(0))),
     ],
   };
 }

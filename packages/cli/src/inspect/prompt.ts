@@ -42,10 +42,10 @@ export async function inspectPrompt(source: InspectSource, { pool, request }: Pr
       matching.length === 0
         ? `${tokenIds.length} tokens; no scope of model ${pool.model} is in the index yet\n`
         : `${head}\n${rows.length === 0 ? "nobody holds its first block\n" : formatTable(["endpoint", "blocks", "", "tokens", "media", "scope"], rows)}`,
-    redisCli: found.flatMap(({ scope, shards, keys }) => {
+    redisCli: found.flatMap(({ shards, tag, keys }) => {
       const longest = Math.max(1, ...found.flatMap(({ matches }) => matches.map((match) => match.blocks)));
       const key = keys[longest - 1];
-      return key === undefined ? [] : [source.redisCli("HGETALL", source.keys.block(scope, shardOf(key, shards), key))];
+      return key === undefined ? [] : [source.redisCli("HGETALL", source.keys.space(tag).block(shardOf(key, shards), key))];
     }),
   };
 }
@@ -53,7 +53,7 @@ export async function inspectPrompt(source: InspectSource, { pool, request }: Pr
 async function lookUp(
   { index }: InspectSource,
   scope: ScopeId,
-  spec: ScopeSpec & { readonly shards: number },
+  spec: ScopeSpec & { readonly shards: number; readonly tag: string },
   tokenIds: Uint32Array,
   endpoints: readonly EndpointRecord[],
 ) {
@@ -72,6 +72,7 @@ async function lookUp(
   return {
     scope,
     shards: spec.shards,
+    tag: spec.tag,
     blockSizeTokens: spec.blockSizeTokens,
     blocks: usable.length,
     keys: usable,

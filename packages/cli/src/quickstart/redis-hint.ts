@@ -14,9 +14,9 @@ export async function redisCliForBlock(
 ): Promise<string | null> {
   const found = [...(await registry.scopes())].find(([, spec]) => spec.model === model);
   if (found === undefined) return null;
-  const [scope, { scheme, blockSizeTokens, shards }] = found;
+  const [, { scheme, blockSizeTokens, shards, tag }] = found;
   const { keys } = createBlockHasher({ scheme, blockSizeTokens, model }).chain(prompt);
   const key = keys[Math.max(1, Math.floor(sharedTokens / blockSizeTokens)) - 1];
   if (key === undefined) return null;
-  return redisCliLine(redis, "HGETALL", createRedisKeys(redis.keyPrefix).block(scope, shardOf(key, shards), key));
+  return redisCliLine(redis, "HGETALL", createRedisKeys(redis.keyPrefix).space(tag).block(shardOf(key, shards), key));
 }

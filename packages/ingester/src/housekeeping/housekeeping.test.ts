@@ -128,6 +128,7 @@ describe("purgeIndex", () => {
     const { deps, seen, records } = await deadFleet();
     const cursors: string[] = [];
     const index = {
+      reclaim: (used: ReadonlySet<ScopeId>) => deps.index.reclaim(used),
       sweep: (id: ScopeId, cursor: string, limit: number) => {
         cursors.push(cursor);
         if (cursors.length === 3) throw new Error("killed");

@@ -8,7 +8,7 @@ import { afterSlice, dueWalk, fingerprint, sweepStateFromText } from "./sweep-st
 
 export interface PurgeDeps {
   readonly registry: Pick<EndpointRegistry, "endpoints" | "scopes">;
-  readonly index: Pick<BlockIndex, "sweep">;
+  readonly index: Pick<BlockIndex, "sweep" | "reclaim">;
   readonly records: Pick<HousekeepingRecords, "progress" | "saveProgress" | "sweepEngineHashes">;
   readonly clock: Clock;
   /** Called after every slice. */
@@ -25,8 +25,9 @@ export interface PurgeOptions {
 const SLICE_BLOCKS = 200;
 
 const TASK_PREFIX = "sweep ";
-/** Not a scope: tables of engine hashes. */
+/** Not scopes: tables of engine hashes, and what no endpoint writes any more. */
 const ENGINE_HASHES = "sweep-engine-hashes";
+const UNUSED = "sweep-unused";
 
 type Slice = (cursor: string) => Promise<{ readonly next: string | null; readonly examined: number; readonly dropped: number }>;
 
@@ -58,7 +59,32 @@ export async function purgeIndex(deps: PurgeDeps, options: PurgeOptions, signal:
   for (const { task, current, slice } of walks) {
     if (!(await finish(deps, pace, task, progress.get(task), current, slice, deadline))) return { isDone: false };
   }
-  return { isDone: true };
+  const used = new Set(endpoints.flatMap(({ meta }) => meta.scope ?? []));
+  return { isDone: await reclaimUnused(deps, pace, used, progress.get(UNUSED), deadline) };
+}
+
+/** Reclaims what no endpoint writes any more. Every run looks: where there is nothing it costs one read. False when the time was up first. */
+async function reclaimUnused(
+  { index, records, clock, onSlice }: PurgeDeps,
+  pace: Pace,
+  used: ReadonlySet<ScopeId>,
+  saved: string | undefined,
+  deadline: number,
+): Promise<boolean> {
+  let isSaved = saved !== undefined;
+  for (let cursor: string | null = saved ?? "0"; cursor !== null; ) {
+    if (clock.monotonic() >= deadline) return false;
+    const from: string = cursor;
+    const { next, examined, dropped } = await pace.step(
+      () => index.reclaim(used, from, SLICE_BLOCKS),
+      () => SLICE_BLOCKS,
+    );
+    if (examined > 0) onSlice(examined, dropped);
+    if (next !== null || isSaved) await records.saveProgress(UNUSED, next);
+    isSaved = next !== null;
+    cursor = next;
+  }
+  return true;
 }
 
 /** False when the time was up first. */

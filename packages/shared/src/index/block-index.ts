@@ -170,6 +170,18 @@ export interface BlockIndex {
     limit: number,
   ): Promise<{ readonly next: string | null; readonly examined: number; readonly dropped: number }>;
   /**
+   * Reclaims what nobody uses any more, a slice at a time like `sweep`: the keys that a scope had before it was registered with another layout, and scopes
+   * that are not among `used`, blocks and registration, once no endpoint has a position there. What is in use is left alone, and looked at again when
+   * the walk begins anew.
+   *
+   * @param used scopes that some endpoint names as its own
+   */
+  reclaim(
+    used: ReadonlySet<ScopeId>,
+    cursor: string,
+    limit: number,
+  ): Promise<{ readonly next: string | null; readonly examined: number; readonly dropped: number }>;
+  /**
    * Reads a scope a slice at a time, in no order: about `limit` blocks from `cursor` ("0" to begin), and where to go on (null: done). Blocks that
    * are there throughout are met at least once; for audits and people.
    */

@@ -89,6 +89,18 @@ export class MemoryBlockIndex implements BlockIndex {
     return { next, examined: keys.length, dropped };
   }
 
+  async reclaim(
+    used: ReadonlySet<ScopeId>,
+  ): Promise<{ readonly next: string | null; readonly examined: number; readonly dropped: number }> {
+    let dropped = 0;
+    for (const [scope, { positions, blocks }] of this.#scopes) {
+      if (used.has(scope) || positions.size > 0) continue;
+      dropped += blocks.size;
+      this.#scopes.delete(scope);
+    }
+    return { next: null, examined: dropped, dropped };
+  }
+
   async walk(
     scope: ScopeId,
     cursor: string,

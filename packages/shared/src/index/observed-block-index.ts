@@ -37,7 +37,19 @@ export function createBlockIndexMetrics(registry: Registry): BlockIndexMetrics {
   };
 }
 
-type Operation = "open" | "lookup" | "holders" | "forget" | "sweep" | "walk" | "positions" | "census" | "apply" | "settle" | "verify";
+type Operation =
+  | "open"
+  | "lookup"
+  | "holders"
+  | "forget"
+  | "sweep"
+  | "reclaim"
+  | "walk"
+  | "positions"
+  | "census"
+  | "apply"
+  | "settle"
+  | "verify";
 
 /** Any index, with its calls measured. */
 export function createObservedBlockIndex(deps: ObservedBlockIndexDeps): BlockIndex {
@@ -76,6 +88,7 @@ export function createObservedBlockIndex(deps: ObservedBlockIndexDeps): BlockInd
     holders: (scope, key) => measured("holders", () => index.holders(scope, key)),
     forget: (scope, endpoint) => measured("forget", () => index.forget(scope, endpoint)),
     sweep: (scope, cursor, limit) => measured("sweep", () => index.sweep(scope, cursor, limit)),
+    reclaim: (used, cursor, limit) => measured("reclaim", () => index.reclaim(used, cursor, limit)),
     walk: (scope, cursor, limit) => measured("walk", () => index.walk(scope, cursor, limit)),
     positions: (scope) => measured("positions", () => index.positions(scope)),
     census: (maxKeys) => measured("census", () => index.census(maxKeys)),

@@ -1,4 +1,4 @@
-import { LRUCache } from "lru-cache";
+import { type Clock, systemClock } from "../clock.ts";
 import type { RedisConnection } from "../redis.ts";
 import { redisError } from "../redis-error.ts";
 import { scanPage } from "../redis-scan.ts";
@@ -19,23 +19,27 @@ import type {
 import { positionOf } from "./index-census.ts";
 import { type RedisHash, readHolders } from "./redis-holders.ts";
 import { takeCensus } from "./redis-index-census.ts";
-import { openRedisWriter } from "./redis-index-writer.ts";
-import { blockKeyOf, parsePosition, type RedisKeys, shardOf } from "./redis-keys.ts";
+import { forgetCommands, openRedisWriter } from "./redis-index-writer.ts";
+import { blockKeyOf, parsePosition, type RedisKeys, type SpaceKeys, shardOf } from "./redis-keys.ts";
 import { lookupPrefixes } from "./redis-prefix-lookup.ts";
+import { RedisScopeLayouts } from "./redis-scope-layouts.ts";
+import { layoutsOf, SCHEMA_VERSION, type ScopeLayout, scopeField } from "./scope-layout.ts";
 
 export interface RedisBlockIndexDeps {
   readonly connection: RedisConnection;
   readonly keys: RedisKeys;
+  /** @defaultValue the system's */
+  readonly clock?: Clock;
 }
 
 export interface RedisBlockIndexOptions {
-  /** Shards of a scope that the registry does not know yet; must be what the registry registers it with. @defaultValue 1 */
+  /** Shards of a scope that nobody has registered. @defaultValue 1 */
   readonly defaultShards?: number;
   /** Block operations per script call; Redis is busy for 1 to 2 us each. @defaultValue 500 */
   readonly maxOpsPerCall?: number;
 }
 
-/** A scope's purge under way, and the one after it when somebody waits for that. */
+/** A layout's purge under way, and the one after it when somebody waits for that. */
 interface Purge {
   readonly done: Promise<void>;
   next?: Promise<void>;
@@ -44,7 +48,8 @@ interface Purge {
 /** Redis is busy for about a millisecond a step. */
 const KEYS_PER_PURGE_STEP = 500;
 
-const MAX_SCOPES_REMEMBERED = 1_000;
+/** Nobody registers a scope and takes longer than this to write its first position. */
+const UNUSED_AFTER_MS = 600_000;
 
 /** The index in Redis; docs/redis-schema.md shows it from the outside. Does not own its connection. */
 export function createRedisBlockIndex(deps: RedisBlockIndexDeps, options: RedisBlockIndexOptions = {}): BlockIndex {
@@ -54,11 +59,11 @@ export function createRedisBlockIndex(deps: RedisBlockIndexDeps, options: RedisB
 class RedisBlockIndex implements BlockIndex {
   readonly #connection: RedisConnection;
   readonly #keys: RedisKeys;
-  readonly #defaultShards: number;
+  readonly #clock: Clock;
+  readonly #layouts: RedisScopeLayouts;
   readonly #maxOpsPerCall: number;
-  /** A scope's number of shards never changes once it is registered. */
-  readonly #shards = new LRUCache<ScopeId, number>({ max: MAX_SCOPES_REMEMBERED });
-  readonly #purges = new Map<ScopeId, Purge>();
+  /** By tag. */
+  readonly #purges = new Map<string, Purge>();
   readonly #scripts: {
     readonly apply: RedisScript;
     readonly open: RedisScript;
@@ -70,7 +75,8 @@ class RedisBlockIndex implements BlockIndex {
   constructor(deps: RedisBlockIndexDeps, options: RedisBlockIndexOptions) {
     this.#connection = deps.connection;
     this.#keys = deps.keys;
-    this.#defaultShards = options.defaultShards ?? 1;
+    this.#clock = deps.clock ?? systemClock;
+    this.#layouts = new RedisScopeLayouts({ ...deps, clock: this.#clock }, options.defaultShards ?? 1);
     this.#maxOpsPerCall = options.maxOpsPerCall ?? 500;
     this.#scripts = {
       apply: readScript("apply-1"),
@@ -82,40 +88,47 @@ class RedisBlockIndex implements BlockIndex {
   }
 
   async openWriter(target: WriterTarget): Promise<IndexWriter> {
-    const [shards = this.#defaultShards] = await this.#shardsOf([target.scope]);
     const { apply, open } = this.#scripts;
-    const purge = () => this.#purge(target.scope);
     const remember = async (incarnation: number) => {
       await runScript(this.#connection, this.#scripts.remember, [{ keys: [this.#keys.incarnations], args: [incarnation] }]);
     };
     return openRedisWriter(
-      { connection: this.#connection, keys: this.#keys, apply, open, purge, remember },
-      { shards, maxOpsPerCall: this.#maxOpsPerCall },
+      {
+        connection: this.#connection,
+        keys: this.#keys,
+        clock: this.#clock,
+        layouts: this.#layouts,
+        apply,
+        open,
+        purge: (layout) => this.#purge(layout),
+        remember,
+      },
+      { maxOpsPerCall: this.#maxOpsPerCall },
       target,
     );
   }
 
   async lookup(queries: readonly PrefixQuery[], options: LookupOptions = {}): Promise<readonly PrefixMatches[]> {
-    const shards = await this.#shardsOf(
+    const layouts = await this.#layouts.forReading(
       queries.map((query) => query.scope),
       options.signal,
     );
-    return lookupPrefixes({ connection: this.#connection, keys: this.#keys, read: this.#scripts.read }, queries, shards, options);
+    return lookupPrefixes({ connection: this.#connection, keys: this.#keys, read: this.#scripts.read }, queries, layouts, options);
   }
 
   async holders(scope: ScopeId, key: BlockKey): Promise<readonly BlockHolder[]> {
-    const [shards = this.#defaultShards] = await this.#shardsOf([scope]);
-    const shard = shardOf(key, shards);
+    const { tag, shards } = await this.#layoutOf(scope);
+    const [shard, space] = [shardOf(key, shards), this.#keys.space(tag)];
     const [entries, positions] = await this.#read([
-      ["hgetall", this.#keys.block(scope, shard, key)],
-      ["hgetall", this.#keys.seq(scope, shard)],
+      ["hgetall", space.block(shard, key)],
+      ["hgetall", space.seq(shard)],
     ]);
     return readHolders((entries ?? {}) as RedisHash, (positions ?? {}) as RedisHash);
   }
 
   async forget(scope: ScopeId, endpoint: EndpointId): Promise<void> {
-    const [shards = this.#defaultShards] = await this.#shardsOf([scope]);
-    await this.#read(Array.from({ length: shards }, (_, shard) => ["hdel", this.#keys.seq(scope, shard), endpoint] as const));
+    const { layout, others } = await this.#layouts.read(scope);
+    await this.#read([layout, ...others].flatMap(({ tag, shards }) => forgetCommands(this.#keys.space(tag), shards, endpoint)));
   }
 
   async sweep(
@@ -123,21 +136,25 @@ class RedisBlockIndex implements BlockIndex {
     cursor: string,
     limit: number,
   ): Promise<{ readonly next: string | null; readonly examined: number; readonly dropped: number }> {
-    const [shards = this.#defaultShards] = await this.#shardsOf([scope]);
-    const { next, keys } = await this.#page(scope, cursor, limit);
-    if (keys.length === 0) return { next, examined: 0, dropped: 0 };
-    const byShard = new Map<number, string>();
-    for (const key of keys) {
-      const shard = shardOf(key, shards);
-      byShard.set(shard, (byShard.get(shard) ?? "") + key);
-    }
-    const calls = [...byShard].map(([shard, packed]) => ({
-      keys: [this.#keys.seq(scope, shard)],
-      args: [this.#keys.blockPrefix(scope, shard), packed],
-    }));
-    const replies = await runScript(this.#connection, this.#scripts.sweep, calls);
-    const dropped = replies.reduce<number>((sum, reply) => sum + Number(reply), 0);
-    return { next, examined: keys.length, dropped };
+    return this.#sweep(await this.#layoutOf(scope), cursor, limit);
+  }
+
+  async reclaim(
+    used: ReadonlySet<ScopeId>,
+    cursor: string,
+    limit: number,
+  ): Promise<{ readonly next: string | null; readonly examined: number; readonly dropped: number }> {
+    const [, reached = "", at = "0"] = /^([0-9A-Za-z]+):(.+)$/.exec(cursor) ?? [];
+    const remains = (await this.#remains(used)).filter(({ layout }) => layout.tag >= reached);
+    const [remnant, following] = remains;
+    if (remnant === undefined) return { next: null, examined: 0, dropped: 0 };
+    const { tag } = remnant.layout;
+    const after = following === undefined ? null : `${following.layout.tag}:0`;
+    if (await this.#hasPositions(remnant.layout)) return { next: after, examined: 0, dropped: 0 };
+    const slice = await this.#sweep(remnant.layout, tag === reached ? at : "0", limit);
+    if (slice.next !== null) return { ...slice, next: `${tag}:${slice.next}` };
+    if (!(await this.#hasPositions(remnant.layout))) await remnant.remove();
+    return { ...slice, next: after };
   }
 
   async walk(
@@ -145,13 +162,14 @@ class RedisBlockIndex implements BlockIndex {
     cursor: string,
     limit: number,
   ): Promise<{ readonly next: string | null; readonly blocks: readonly IndexedBlock[] }> {
-    const [shards = this.#defaultShards] = await this.#shardsOf([scope]);
-    const { next, keys } = await this.#page(scope, cursor, limit);
+    const { tag, shards } = await this.#layoutOf(scope);
+    const space = this.#keys.space(tag);
+    const { next, keys } = await this.#page(space, cursor, limit);
     const used = [...new Set(keys.map((key) => shardOf(key, shards)))];
     // Positions are read before the blocks: an entry written in between then looks dead, and a second look shows that it is not.
     const replies = await this.#read([
-      ...used.map((shard) => ["hgetall", this.#keys.seq(scope, shard)] as const),
-      ...keys.map((key) => ["hgetall", this.#keys.block(scope, shardOf(key, shards), key)] as const),
+      ...used.map((shard) => ["hgetall", space.seq(shard)] as const),
+      ...keys.map((key) => ["hgetall", space.block(shardOf(key, shards), key)] as const),
     ]);
     const positions = new Map(used.map((shard, i) => [shard, (replies[i] ?? {}) as RedisHash]));
     const blocks = keys.map((key, i) => ({
@@ -162,8 +180,9 @@ class RedisBlockIndex implements BlockIndex {
   }
 
   async positions(scope: ScopeId): Promise<ReadonlyMap<EndpointId, IndexPosition>> {
-    const [shards = this.#defaultShards] = await this.#shardsOf([scope]);
-    const replies = await this.#read(Array.from({ length: shards }, (_, shard) => ["hgetall", this.#keys.seq(scope, shard)] as const));
+    const { tag, shards } = await this.#layoutOf(scope);
+    const space = this.#keys.space(tag);
+    const replies = await this.#read(Array.from({ length: shards }, (_, shard) => ["hgetall", space.seq(shard)] as const));
     const endpoints = new Set(replies.flatMap((fields) => Object.keys((fields ?? {}) as RedisHash) as EndpointId[]));
     const positions = new Map<EndpointId, IndexPosition>();
     for (const endpoint of endpoints) {
@@ -179,65 +198,93 @@ class RedisBlockIndex implements BlockIndex {
 
   async close(): Promise<void> {}
 
+  async #layoutOf(scope: ScopeId): Promise<ScopeLayout> {
+    const [layout] = await this.#layouts.forReading([scope]);
+    return layout ?? (await this.#layouts.read(scope)).layout;
+  }
+
   /**
-   * Drops all dead entries of a scope that were there when it was called. Many writers may ask at once, after Redis has lost something: those that
+   * What nobody is meant to use, by tag: former layouts, scopes of earlier schema versions, and scopes without an endpoint. A scope of a later version
+   * is its own business.
+   */
+  async #remains(
+    used: ReadonlySet<ScopeId>,
+  ): Promise<readonly { readonly layout: ScopeLayout; readonly remove: () => Promise<unknown> }[]> {
+    const remains: { readonly layout: ScopeLayout; readonly remove: () => Promise<unknown> }[] = [];
+    for (const entry of await this.#layouts.entries()) {
+      const layouts = layoutsOf(entry.text);
+      if (layouts === null || entry.version > SCHEMA_VERSION) continue;
+      for (const layout of layouts.former) remains.push({ layout, remove: () => this.#layouts.removeFormer(entry.field, layout) });
+      const isPast = entry.field !== scopeField(entry.scope);
+      const isUnused = !used.has(entry.scope) && !(this.#clock.now() - layouts.createdAt < UNUSED_AFTER_MS);
+      // Once its former layouts are gone: they are listed nowhere else.
+      if ((isPast || isUnused) && layouts.former.length === 0) {
+        remains.push({ layout: layouts.current, remove: () => this.#layouts.remove(entry) });
+      }
+    }
+    return remains.sort((a, b) => (a.layout.tag < b.layout.tag ? -1 : 1));
+  }
+
+  async #hasPositions({ tag, shards }: ScopeLayout): Promise<boolean> {
+    const space = this.#keys.space(tag);
+    const counts = await this.#read(Array.from({ length: shards }, (_, shard) => ["exists", space.seq(shard)] as const));
+    return counts.some((count) => count !== 0);
+  }
+
+  async #sweep(
+    { tag, shards }: ScopeLayout,
+    cursor: string,
+    limit: number,
+  ): Promise<{ readonly next: string | null; readonly examined: number; readonly dropped: number }> {
+    const space = this.#keys.space(tag);
+    const { next, keys } = await this.#page(space, cursor, limit);
+    if (keys.length === 0) return { next, examined: 0, dropped: 0 };
+    const byShard = new Map<number, string>();
+    for (const key of keys) {
+      const shard = shardOf(key, shards);
+      byShard.set(shard, (byShard.get(shard) ?? "") + key);
+    }
+    const calls = [...byShard].map(([shard, packed]) => ({ keys: [space.seq(shard)], args: [space.blockPrefix(shard), packed] }));
+    const replies = await runScript(this.#connection, this.#scripts.sweep, calls);
+    const dropped = replies.reduce<number>((sum, reply) => sum + Number(reply), 0);
+    return { next, examined: keys.length, dropped };
+  }
+
+  /**
+   * Drops all dead entries of a layout that were there when it was called. Many writers may ask at once, after Redis has lost something: those that
    * come while a purge is under way share the next one.
    */
-  #purge(scope: ScopeId): Promise<void> {
-    const running = this.#purges.get(scope);
+  #purge(layout: ScopeLayout): Promise<void> {
+    const running = this.#purges.get(layout.tag);
     if (running?.next !== undefined) return running.next;
-    const purge: Purge = { done: (running?.done ?? Promise.resolve()).catch(() => {}).then(() => this.#sweepAll(scope, purge)) };
-    if (running === undefined) this.#purges.set(scope, purge);
+    const purge: Purge = { done: (running?.done ?? Promise.resolve()).catch(() => {}).then(() => this.#sweepAll(layout, purge)) };
+    if (running === undefined) this.#purges.set(layout.tag, purge);
     else running.next = purge.done;
     return purge.done;
   }
 
-  async #sweepAll(scope: ScopeId, purge: Purge): Promise<void> {
-    this.#purges.set(scope, purge);
+  async #sweepAll(layout: ScopeLayout, purge: Purge): Promise<void> {
+    this.#purges.set(layout.tag, purge);
     try {
-      for (let cursor: string | null = "0"; cursor !== null; ) cursor = (await this.sweep(scope, cursor, KEYS_PER_PURGE_STEP)).next;
+      for (let cursor: string | null = "0"; cursor !== null; ) cursor = (await this.#sweep(layout, cursor, KEYS_PER_PURGE_STEP)).next;
     } finally {
-      if (purge.next === undefined) this.#purges.delete(scope);
+      if (purge.next === undefined) this.#purges.delete(layout.tag);
     }
   }
 
-  /** A page of a scan over a scope's blocks. A key may come twice. */
+  /** A page of a scan over the blocks of a layout. A key may come twice. */
   async #page(
-    scope: ScopeId,
+    space: SpaceKeys,
     cursor: string,
     limit: number,
   ): Promise<{ readonly next: string | null; readonly keys: readonly BlockKey[] }> {
-    const { next, keys } = await scanPage(this.#connection, cursor, limit, this.#keys.blockPattern(scope));
+    const { next, keys } = await scanPage(this.#connection, cursor, limit, space.blockPattern);
     return { next, keys: keys.map(blockKeyOf) };
-  }
-
-  /** Number of shards of each scope; read once for each that is registered. */
-  async #shardsOf(scopes: readonly ScopeId[], signal?: AbortSignal): Promise<readonly number[]> {
-    const unknown = [...new Set(scopes)].filter((scope) => !this.#shards.has(scope));
-    if (unknown.length > 0) {
-      const [values] = await this.#read([["hmget", this.#keys.scopes, ...unknown]], signal);
-      for (const [i, scope] of unknown.entries()) {
-        const shards = shardsIn(Array.isArray(values) ? values[i] : null);
-        if (shards !== null) this.#shards.set(scope, shards);
-      }
-    }
-    return scopes.map((scope) => this.#shards.get(scope) ?? this.#defaultShards);
   }
 
   async #read(commands: Parameters<RedisConnection["send"]>[0], signal?: AbortSignal): Promise<readonly unknown[]> {
     const replies = await this.#connection.send(commands, signal);
     for (const reply of replies) if (reply instanceof Error) throw redisError(reply);
     return replies;
-  }
-}
-
-/** `shards` of a scope's JSON; null when there is none. */
-function shardsIn(json: unknown): number | null {
-  if (typeof json !== "string") return null;
-  try {
-    const { shards } = JSON.parse(json) as { readonly shards?: unknown };
-    return typeof shards === "number" && Number.isInteger(shards) && shards >= 1 ? shards : null;
-  } catch {
-    return null;
   }
 }

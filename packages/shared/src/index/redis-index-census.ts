@@ -5,7 +5,8 @@ import type { EndpointId, ScopeId } from "../types.ts";
 import type { IndexCensus, ScopeCensus } from "./block-index.ts";
 import { tally } from "./index-census.ts";
 import { readHolders } from "./redis-holders.ts";
-import { partsOfBlock, type RedisKeys } from "./redis-keys.ts";
+import { partsOfBlock, type RedisKeys, type SpaceKeys } from "./redis-keys.ts";
+import { layoutsOf, parseScopeField, SCHEMA_VERSION } from "./scope-layout.ts";
 
 export interface CensusDeps {
   readonly connection: RedisConnection;
@@ -35,10 +36,17 @@ export async function takeCensus({ connection, keys }: CensusDeps, maxKeys: numb
     for (const reply of replies) if (reply instanceof Error) throw redisError(reply);
     return replies;
   };
-  const [names] = await read([["hkeys", keys.scopes]]);
-  const scopes = new Map((names as ScopeId[]).map((scope) => [keys.scopePrefix(scope), scope]));
+  const [registered] = await read([["hgetall", keys.scopes]]);
+  const scopes = new Map<string, { readonly scope: ScopeId; readonly space: SpaceKeys }>();
   const tallies = new Map<ScopeId, ScopeTally>();
-  for (const scope of scopes.values()) tallies.set(scope, { blocks: 0, holders: new Map(), weighed: 0, bytes: 0 });
+  for (const [field, text] of Object.entries(registered as Readonly<Record<string, string>>)) {
+    const { scope, version } = parseScopeField(field);
+    const layouts = layoutsOf(text);
+    if (layouts === null || version !== SCHEMA_VERSION) continue;
+    const space = keys.space(layouts.current.tag);
+    scopes.set(space.prefix, { scope, space });
+    tallies.set(scope, { blocks: 0, holders: new Map(), weighed: 0, bytes: 0 });
+  }
   const positions = new Map<string, Readonly<Record<string, string>>>();
   let cursor: string | null = "0";
   let examined = 0;
@@ -49,8 +57,8 @@ export async function takeCensus({ connection, keys }: CensusDeps, maxKeys: numb
     examined += found.length;
     const blocks = found.flatMap((key) => {
       const parts = partsOfBlock(key);
-      const scope = scopes.get(parts?.scopePrefix ?? "");
-      return parts === null || scope === undefined ? [] : [{ key, scope, seq: keys.seq(scope, parts.shard) }];
+      const found = scopes.get(parts?.spacePrefix ?? "");
+      return parts === null || found === undefined ? [] : [{ key, scope: found.scope, seq: found.space.seq(parts.shard) }];
     });
     const shards = [...new Set(blocks.map(({ seq }) => seq))].filter((key) => !positions.has(key));
     const weighed = blocks.filter(() => met++ % WEIGHED_EVERY === 0);

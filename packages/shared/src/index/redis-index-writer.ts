@@ -1,10 +1,22 @@
+import type { Clock } from "../clock.ts";
 import { KvatlasError } from "../errors.ts";
 import type { RedisCommand, RedisConnection } from "../redis.ts";
 import { isUnknownScript, redisError } from "../redis-error.ts";
 import { type RedisScript, runScript, scriptCommand } from "../redis-scripts.ts";
-import type { BlockKey } from "../types.ts";
+import type { BlockKey, EndpointId } from "../types.ts";
 import type { ApplyResult, IndexWriter, SequencedOps, WriterTarget } from "./block-index.ts";
-import { completeSeq, formatPosition, formatWatermark, KEY_DIGITS, parseEntry, type RedisKeys, type Watermark } from "./redis-keys.ts";
+import {
+  completeSeq,
+  formatPosition,
+  formatWatermark,
+  KEY_DIGITS,
+  parseEntry,
+  type RedisKeys,
+  type SpaceKeys,
+  type Watermark,
+} from "./redis-keys.ts";
+import type { RedisScopeLayouts } from "./redis-scope-layouts.ts";
+import { type ScopeLayout, sameLayout } from "./scope-layout.ts";
 import { planCalls, type ScriptCall, splitByShard } from "./script-calls.ts";
 import { explainMismatch, type Mismatch } from "./script-reply.ts";
 
@@ -13,14 +25,15 @@ export interface RedisWriterDeps {
   readonly keys: RedisKeys;
   readonly apply: RedisScript;
   readonly open: RedisScript;
-  /** Drops all dead entries of the scope: those of endpoints that `seq` does not name among them. */
-  readonly purge: () => Promise<void>;
+  readonly clock: Clock;
+  readonly layouts: RedisScopeLayouts;
+  /** Drops all dead entries of a layout: those of endpoints that `seq` does not name among them. */
+  readonly purge: (layout: ScopeLayout) => Promise<void>;
   /** Makes sure that no incarnation up to this number is given to anybody any more. */
   readonly remember: (incarnation: number) => Promise<void>;
 }
 
 export interface RedisWriterOptions {
-  readonly shards: number;
   /** Block operations per script call: how long Redis is kept busy at a time. */
   readonly maxOpsPerCall: number;
 }
@@ -46,27 +59,58 @@ interface Tally {
   readonly emptied: Set<BlockKey> | null;
 }
 
+/** How often a writer that is busy looks whether its scope is still registered as it was. */
+const SCOPE_CHECK_MS = 1_000;
+
+/** The commands that make every shard of a layout forget an endpoint. */
+export function forgetCommands(space: SpaceKeys, shards: number, endpoint: EndpointId): readonly RedisCommand[] {
+  return Array.from({ length: shards }, (_, shard) => ["hdel", space.seq(shard), endpoint]);
+}
+
 /** Opens every shard of the scope; see {@link IndexWriter} and `BlockIndex.openWriter`. */
 export async function openRedisWriter(deps: RedisWriterDeps, options: RedisWriterOptions, target: WriterTarget): Promise<IndexWriter> {
-  const shards = await openShards(deps, options, target);
-  return new RedisIndexWriter(deps, options, target, shards);
+  const { text, layout, others } = await deps.layouts.read(target.scope);
+  const shards = await openShards(deps, layout, target);
+  // Whoever still writes or reads there finds nothing of this endpoint any more.
+  await forgetIn(deps, others, target.endpoint);
+  return new RedisIndexWriter(deps, options, target, { text, layout, shards });
+}
+
+async function forgetIn({ connection, keys }: RedisWriterDeps, layouts: readonly ScopeLayout[], endpoint: EndpointId): Promise<void> {
+  const commands = layouts.flatMap(({ tag, shards }) => forgetCommands(keys.space(tag), shards, endpoint));
+  if (commands.length === 0) return;
+  for (const reply of await connection.send(commands)) if (reply instanceof Error) throw redisError(reply);
 }
 
 class RedisIndexWriter implements IndexWriter {
   readonly target: WriterTarget;
   readonly #deps: RedisWriterDeps;
   readonly #options: RedisWriterOptions;
+  /** The scope's JSON when it was last looked at; null as long as nobody has registered it. */
+  #registered: string | null;
+  #checkedAt: number;
+  #layout: ScopeLayout;
+  #space: SpaceKeys;
   #shards: readonly ShardState[];
   #applied: number;
   /** End of the queue of calls: a writer's calls run one after another. */
   #tail: Promise<unknown> = Promise.resolve();
 
-  constructor(deps: RedisWriterDeps, options: RedisWriterOptions, target: WriterTarget, shards: readonly ShardState[]) {
+  constructor(
+    deps: RedisWriterDeps,
+    options: RedisWriterOptions,
+    target: WriterTarget,
+    opened: { readonly text: string | null; readonly layout: ScopeLayout; readonly shards: readonly ShardState[] },
+  ) {
     this.#deps = deps;
     this.#options = options;
     this.target = target;
-    this.#shards = shards;
-    this.#applied = lowest(shards);
+    this.#registered = opened.text;
+    this.#checkedAt = deps.clock.monotonic();
+    this.#layout = opened.layout;
+    this.#space = deps.keys.space(opened.layout.tag);
+    this.#shards = opened.shards;
+    this.#applied = lowest(opened.shards);
   }
 
   get applied(): number {
@@ -75,6 +119,7 @@ class RedisIndexWriter implements IndexWriter {
 
   apply(batches: readonly SequencedOps[], options: { readonly reportEmptied?: boolean } = {}): Promise<ApplyResult> {
     return this.#enqueue(async () => {
+      if (this.#deps.clock.monotonic() - this.#checkedAt >= SCOPE_CHECK_MS) await this.#checkScope();
       const last = batches.at(-1)?.seq ?? this.#applied;
       const tally: Tally = { applied: 0, duplicates: 0, unknownRemovals: 0, emptied: options.reportEmptied ? new Set() : null };
       const split = splitByShard(batches, this.#shards.length);
@@ -99,10 +144,9 @@ class RedisIndexWriter implements IndexWriter {
 
   verify(): Promise<void> {
     return this.#enqueue(async () => {
-      const { scope, endpoint } = this.target;
-      const replies = await this.#deps.connection.send(
-        this.#shards.map(({ shard }) => ["hget", this.#deps.keys.seq(scope, shard), endpoint]),
-      );
+      await this.#checkScope();
+      const { endpoint } = this.target;
+      const replies = await this.#deps.connection.send(this.#shards.map(({ shard }) => ["hget", this.#space.seq(shard), endpoint]));
       for (const [i, state] of this.#shards.entries()) {
         const reply = replies[i];
         if (reply instanceof Error) throw redisError(reply);
@@ -167,12 +211,12 @@ class RedisIndexWriter implements IndexWriter {
   }
 
   #command(state: ShardState, call: ScriptCall, reports: boolean, withSource: boolean): RedisCommand {
-    const { scope, endpoint, incarnation, fence } = this.target;
+    const { endpoint, incarnation, fence } = this.target;
     return scriptCommand(
       this.#deps.apply,
-      [this.#deps.keys.seq(scope, state.shard)],
+      [this.#space.seq(state.shard)],
       [
-        this.#deps.keys.blockPrefix(scope, state.shard),
+        this.#space.blockPrefix(state.shard),
         endpoint,
         formatPosition({ incarnation, fence, mark: call.expected }),
         formatPosition({ incarnation, fence, mark: call.next }),
@@ -195,6 +239,40 @@ class RedisIndexWriter implements IndexWriter {
     for (const key of unpack(String(reply[1] ?? ""))) tally.emptied.add(key);
   }
 
+  /**
+   * Sees that the scope is registered, and with the layout that this writer writes. One that has been lost is registered again as it was. One that has
+   * another layout by now is followed there, where nothing is yet: then rejects with KVATLAS_INDEX_BEHIND.
+   */
+  async #checkScope(): Promise<void> {
+    const { layouts, clock } = this.#deps;
+    const { scope, endpoint } = this.target;
+    let found = await layouts.read(scope);
+    if (found.text === null && this.#registered !== null) {
+      await layouts.restore(scope, this.#registered);
+      found = await layouts.read(scope);
+    }
+    if (sameLayout(found.layout, this.#layout)) {
+      this.#registered = found.text;
+      this.#checkedAt = clock.monotonic();
+      return;
+    }
+    const former = this.#layout;
+    const shards = await openShards(this.#deps, found.layout, this.target);
+    await forgetIn(this.#deps, [former, ...found.others], endpoint);
+    await layouts.addFormer(scope, former);
+    this.#layout = found.layout;
+    this.#space = this.#deps.keys.space(found.layout.tag);
+    this.#shards = shards;
+    this.#applied = lowest(shards);
+    this.#registered = found.text;
+    this.#checkedAt = clock.monotonic();
+    throw new KvatlasError(
+      "KVATLAS_INDEX_BEHIND",
+      `Scope ${scope} has other keys by now (tag ${found.layout.tag}, shards: ${found.layout.shards}); of endpoint ${endpoint} they hold what comes up to ` +
+        `sequence ${this.#applied}. Replay what follows.`,
+    );
+  }
+
   /** Rejects; after a loss, first learns what the store still has. */
   async #giveUp(mismatch: Exclude<Mismatch, { kind: "ahead" }>, state: ShardState): Promise<never> {
     const { endpoint, incarnation, fence } = this.target;
@@ -202,7 +280,7 @@ class RedisIndexWriter implements IndexWriter {
     if (mismatch.kind === "lost" && mismatch.isMissing) {
       const hasBlocks = await this.#hasBlocks(state);
       // Blocks without a position would count twice when they are stored again. As long as there is none they are dead, and can be dropped.
-      await this.#deps.purge();
+      await this.#deps.purge(this.#layout);
       if (hasBlocks) {
         throw new KvatlasError(
           "KVATLAS_INDEX_STALE_INCARNATION",
@@ -213,7 +291,7 @@ class RedisIndexWriter implements IndexWriter {
     // Nor may the registry have forgotten that this incarnation was given away: blocks of it are written from here on.
     await this.#deps.remember(incarnation);
     // Where one shard has lost something, others may have too.
-    this.#shards = await openShards(this.#deps, this.#options, this.target);
+    this.#shards = await openShards(this.#deps, this.#layout, this.target);
     this.#applied = Math.min(this.#applied, lowest(this.#shards));
     throw new KvatlasError(
       "KVATLAS_INDEX_BEHIND",
@@ -225,8 +303,8 @@ class RedisIndexWriter implements IndexWriter {
   /** Whether blocks of this incarnation are still there although the shard no longer knows the endpoint. */
   async #hasBlocks({ shard, witness }: ShardState): Promise<boolean> {
     if (witness === null) return false;
-    const { scope, endpoint, incarnation } = this.target;
-    const [entries] = await this.#deps.connection.send([["hgetall", this.#deps.keys.block(scope, shard, witness)]]);
+    const { endpoint, incarnation } = this.target;
+    const [entries] = await this.#deps.connection.send([["hgetall", this.#space.block(shard, witness)]]);
     if (entries instanceof Error) throw redisError(entries);
     return Object.entries(entries as Record<string, string>).some(
       ([field, value]) => (field === endpoint || field.startsWith(`${endpoint}#`)) && parseEntry(value)?.incarnation === incarnation,
@@ -238,22 +316,23 @@ class RedisIndexWriter implements IndexWriter {
  * Opens every shard. A shard that nobody has a position in is new, or has lost its positions and not its blocks (somebody deleted or evicted `seq`).
  * Those blocks are dead now and would come to life, and count twice, with the positions: so they are dropped before the first one is written.
  */
-async function openShards(deps: RedisWriterDeps, options: RedisWriterOptions, target: WriterTarget): Promise<ShardState[]> {
+async function openShards(deps: RedisWriterDeps, layout: ScopeLayout, target: WriterTarget): Promise<ShardState[]> {
   const begin = { seq: target.from - 1, part: null };
+  const space = deps.keys.space(layout.tag);
   const open = (shards: readonly number[], isSwept: boolean) =>
     runScript(
       deps.connection,
       deps.open,
       shards.map((shard) => ({
-        keys: [deps.keys.seq(target.scope, shard)],
+        keys: [space.seq(shard)],
         args: [target.endpoint, target.incarnation, target.fence, formatWatermark(begin), isSwept ? 1 : 0],
       })),
     );
-  const all = Array.from({ length: options.shards }, (_, shard) => shard);
+  const all = Array.from({ length: layout.shards }, (_, shard) => shard);
   const replies = [...(await open(all, false))];
   const unknown = all.filter((shard) => replies[shard] === "new");
   if (unknown.length > 0) {
-    await deps.purge();
+    await deps.purge(layout);
     const again = await open(unknown, true);
     for (const [i, shard] of unknown.entries()) replies[shard] = again[i];
   }

@@ -19,15 +19,16 @@ import {
 
 const keys = createRedisKeys("kva");
 const scope = "qwen.b16" as ScopeId;
+const space = keys.space(scopeTag(scope));
 const endpoint = "10.0.0.5:8000/1" as EndpointId;
 const key = "00ff00ff00ff00ff" as BlockKey;
 
 describe("names", () => {
   it("spells keys as the schema documents them", () => {
     expect([
-      keys.block(scope, 3, key),
-      keys.seq(scope, 3),
-      keys.blockPattern(scope),
+      space.block(3, key),
+      space.seq(3),
+      space.blockPattern,
       keys.meta(endpoint),
       keys.lease(endpoint),
       keys.engineHashes(endpoint, 7),
@@ -43,11 +44,11 @@ describe("names", () => {
         "kva:inflight:r1",
       ]
     `);
-    expect(blockKeyOf(keys.block(scope, 3, key))).toBe(key);
+    expect(blockKeyOf(space.block(3, key))).toBe(key);
     expect(engineHashesOf(keys.engineHashes(endpoint, 7))).toEqual({ endpoint, incarnation: 7 });
     expect([keys.meta(endpoint), keys.engineHashes(endpoint, Number.NaN)].map(engineHashesOf)).toEqual([null, null]);
-    expect(partsOfBlock(keys.block(scope, 35, key))).toEqual({ scopePrefix: keys.scopePrefix(scope), shard: 35, key });
-    expect([keys.seq(scope, 3), keys.meta(endpoint), keys.block(scope, 3, "00" as BlockKey)].map(partsOfBlock)).toEqual([null, null, null]);
+    expect(partsOfBlock(space.block(35, key))).toEqual({ spacePrefix: space.prefix, shard: 35, key });
+    expect([space.seq(3), keys.meta(endpoint), space.block(3, "00" as BlockKey)].map(partsOfBlock)).toEqual([null, null, null]);
   });
 
   it("names the holder by endpoint, and by group where there are several", () => {
@@ -62,7 +63,7 @@ describe("scope tags", () => {
   it("are short, so that a block's key fits 32 bytes of Redis with its header and terminator", () => {
     expect(scopeTag(scope)).toMatch(/^[0-9A-Za-z]{3}$/);
     expect(scopeTag("other" as ScopeId)).not.toBe(scopeTag(scope));
-    expect(keys.block(scope, 15, key)).toHaveLength(30);
+    expect(space.block(15, key)).toHaveLength(30);
   });
 });
 

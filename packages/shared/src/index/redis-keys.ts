@@ -37,34 +37,28 @@ export interface RedisKeys {
   readonly engineHashesPattern: string;
   /** HASH with expiry: endpoint -> work one router has in flight. */
   inflight(routerId: string): string;
+  /** What precedes the block key in the name of a ZSET with expiry: endpoint by the time it was sent a prompt with that block, ms. */
+  routedPrefix(scope: ScopeId, shard: number): string;
+  /** Keys of the index in one layout of a scope; `kva:scopes` says which tag is whose. */
+  space(tag: string): SpaceKeys;
+}
+
+/** Keys of the index under one tag. */
+export interface SpaceKeys {
+  /** What all of them begin with: tells spaces apart in a scan of everything. */
+  readonly prefix: string;
+  /** Glob for SCAN that matches the blocks of all shards. */
+  readonly blockPattern: string;
   /** HASH: endpoint -> position, see {@link formatPosition}. */
-  seq(scope: ScopeId, shard: number): string;
+  seq(shard: number): string;
   /** HASH, the index itself: {@link holderField} -> {@link formatEntry}. */
-  block(scope: ScopeId, shard: number, key: BlockKey): string;
+  block(shard: number, key: BlockKey): string;
   /** What `block` puts before the block key. */
-  blockPrefix(scope: ScopeId, shard: number): string;
-  /** Glob for SCAN that matches the blocks of all shards of a scope. */
-  blockPattern(scope: ScopeId): string;
-  /** What all keys of a scope's blocks begin with: tells scopes apart in a scan of everything. */
-  scopePrefix(scope: ScopeId): string;
+  blockPrefix(shard: number): string;
 }
 
 /** @param prefix first part of every key: `[A-Za-z0-9._-]{1,32}` */
 export function createRedisKeys(prefix: string): RedisKeys {
-  // Every lookup needs a scope's tag; there are few scopes.
-  const tags = new Map<ScopeId, string>();
-  const tagOf = (scope: ScopeId): string => {
-    let tag = tags.get(scope);
-    if (tag === undefined) {
-      tag = scopeTag(scope);
-      if (tags.size >= MAX_TAGS_REMEMBERED) tags.clear();
-      tags.set(scope, tag);
-    }
-    return tag;
-  };
-  // In base 36 one character is enough for 36 shards.
-  const shardPrefix = (scope: ScopeId, shard: number) => `${prefix}:{${tagOf(scope)}.${shard.toString(36)}}:`;
-  const blockPrefix = (scope: ScopeId, shard: number) => `${shardPrefix(scope, shard)}b:`;
   return {
     scopes: `${prefix}:scopes`,
     endpoints: `${prefix}:endpoints`,
@@ -80,24 +74,34 @@ export function createRedisKeys(prefix: string): RedisKeys {
     engineHashes: (endpoint, incarnation) => `${prefix}:ep:{${endpoint}}:keys:${incarnation}`,
     engineHashesPattern: `${prefix}:ep:{*}:keys:*`,
     inflight: (routerId) => `${prefix}:inflight:${routerId}`,
-    seq: (scope, shard) => `${shardPrefix(scope, shard)}seq`,
-    block: (scope, shard, key) => blockPrefix(scope, shard) + key,
+    routedPrefix: (scope, shard) => `${prefix}:{${scopeTag(scope)}.${shard.toString(36)}}:r:`,
+    space: (tag) => spaceKeys(`${prefix}:{${tag}.`),
+  };
+}
+
+function spaceKeys(prefix: string): SpaceKeys {
+  // In base 36 one character is enough for 36 shards.
+  const blockPrefix = (shard: number) => `${prefix}${shard.toString(36)}}:b:`;
+  return {
+    prefix,
+    blockPattern: `${prefix}*}:b:*`,
+    seq: (shard) => `${prefix}${shard.toString(36)}}:seq`,
+    block: (shard, key) => blockPrefix(shard) + key,
     blockPrefix,
-    scopePrefix: (scope) => `${prefix}:{${tagOf(scope)}.`,
-    blockPattern: (scope) => `${prefix}:{${tagOf(scope)}.*}:b:*`,
   };
 }
 
 const TAG_CHARACTERS = 3;
 const TAG_ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-const MAX_TAGS_REMEMBERED = 1_000;
 
 /**
- * A scope in the names of keys: three characters of `[0-9A-Za-z]`, from the SHA-256 of its id. One in 238,328 pairs of scopes has the same; the
- * registry refuses the second one.
+ * A scope in the names of keys: three characters of `[0-9A-Za-z]`, from the SHA-256 of its id.
+ *
+ * @param generation 0 first; another one gives another tag, when the scope's keys change their layout or somebody else has the tag
  */
-export function scopeTag(scope: ScopeId): string {
-  let number = createHash("sha256").update(scope).digest().readUInt32BE();
+export function scopeTag(scope: ScopeId, generation = 0): string {
+  const text = generation === 0 ? scope : `${scope}#${generation}`;
+  let number = createHash("sha256").update(text).digest().readUInt32BE();
   let tag = "";
   for (let i = 0; i < TAG_CHARACTERS; i++) {
     tag += TAG_ALPHABET.charAt(number % TAG_ALPHABET.length);
@@ -119,11 +123,11 @@ export function blockKeyOf(redisKey: string): BlockKey {
   return redisKey.slice(-KEY_DIGITS) as BlockKey;
 }
 
-/** What `block` was given for a Redis key it spelled, the scope as its `scopePrefix`; null for any other key. */
-export function partsOfBlock(redisKey: string): { readonly scopePrefix: string; readonly shard: number; readonly key: BlockKey } | null {
+/** What `block` was given for a Redis key it spelled, with the prefix of its space; null for any other key. */
+export function partsOfBlock(redisKey: string): { readonly spacePrefix: string; readonly shard: number; readonly key: BlockKey } | null {
   const match = /^(.+:\{[^{}.]+\.)([0-9a-z]+)\}:b:([0-9a-f]{16})$/.exec(redisKey);
   if (match?.[1] === undefined || match[2] === undefined || match[3] === undefined) return null;
-  return { scopePrefix: match[1], shard: Number.parseInt(match[2], 36), key: match[3] as BlockKey };
+  return { spacePrefix: match[1], shard: Number.parseInt(match[2], 36), key: match[3] as BlockKey };
 }
 
 /** Whose table of engine hashes a Redis key is, if `engineHashes` spelled it; null otherwise. */

@@ -5,7 +5,8 @@ import type { LookupOptions, PrefixMatch, PrefixMatches, PrefixQuery } from "./b
 import { type HybridLayout, hybridHit } from "./hybrid-hit.ts";
 import { ABSENT, exactMatch, layoutsOf, matchOf, prefixRank } from "./prefix-match.ts";
 import { firstPositions, PrefixProbe } from "./prefix-probe.ts";
-import { holderField, mediaByRank, parsePosition, type RedisKeys, shardOf } from "./redis-keys.ts";
+import { holderField, mediaByRank, parsePosition, type RedisKeys, type SpaceKeys, shardOf } from "./redis-keys.ts";
+import type { ScopeLayout } from "./scope-layout.ts";
 
 export interface PrefixLookupDeps {
   readonly connection: RedisConnection;
@@ -35,7 +36,7 @@ interface ReadCall {
 class ChainReader {
   readonly query: PrefixQuery;
   readonly #shards: number;
-  readonly #keys: RedisKeys;
+  readonly #space: SpaceKeys;
   readonly #endpoints = new Set<EndpointId>();
   /** How a live entry begins in a block's text, by holder field: line feed, field, line feed, current incarnation, colon. */
   readonly #beginnings = new Map<string, string>();
@@ -43,9 +44,9 @@ class ChainReader {
   /** By position, as read-1.lua answers; undefined where nothing has been read. */
   readonly #blocks: (string | undefined)[];
 
-  constructor(query: PrefixQuery, keys: RedisKeys, shards: number) {
+  constructor(query: PrefixQuery, keys: RedisKeys, { tag, shards }: ScopeLayout) {
     this.query = query;
-    this.#keys = keys;
+    this.#space = keys.space(tag);
     this.#shards = shards;
     this.#blocks = new Array<string | undefined>(query.keys.length).fill(undefined);
   }
@@ -71,10 +72,9 @@ class ChainReader {
 
   /** Keys and arguments of a call. */
   scriptCall({ shard, positions, withSeq }: ReadCall): { readonly keys: readonly string[]; readonly args: readonly (string | number)[] } {
-    const { scope } = this.query;
     let packed = "";
     for (const position of positions) packed += this.#key(position);
-    return { keys: [this.#keys.seq(scope, shard)], args: [this.#keys.blockPrefix(scope, shard), packed, withSeq ? 1 : 0] };
+    return { keys: [this.#space.seq(shard)], args: [this.#space.blockPrefix(shard), packed, withSeq ? 1 : 0] };
   }
 
   accept({ positions, withSeq }: ReadCall, reply: unknown): void {
@@ -139,16 +139,19 @@ class ChainReader {
 /**
  * Looks chains up in Redis. All chains go through their rounds together: a round is one round trip, however many they are.
  *
- * @param shards number of shards of each query's scope
+ * @param layouts of each query's scope
  */
 export async function lookupPrefixes(
   deps: PrefixLookupDeps,
   queries: readonly PrefixQuery[],
-  shards: readonly number[],
+  layouts: readonly ScopeLayout[],
   options: LookupOptions,
 ): Promise<readonly PrefixMatches[]> {
   const underWay = new Map(
-    queries.map((query, i) => [i, matchChain(new ChainReader(query, deps.keys, shards[i] ?? 1), options.method ?? "probe")] as const),
+    queries.flatMap((query, i) => {
+      const layout = layouts[i];
+      return layout === undefined ? [] : [[i, matchChain(new ChainReader(query, deps.keys, layout), options.method ?? "probe")] as const];
+    }),
   );
   const results: PrefixMatches[] = queries.map(() => new Map());
   let isFirst = true;

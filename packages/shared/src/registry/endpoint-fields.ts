@@ -1,5 +1,5 @@
 import { type ExtrasForm, hashAlgorithms, type ScopeSpec } from "../hashing/key-scheme.ts";
-import { scopeTag } from "../index/redis-keys.ts";
+import { layoutsOf, SCHEMA_VERSION, type ScopeLayout } from "../index/scope-layout.ts";
 import type { CacheGroup, EndpointId, ScopeId } from "../types.ts";
 import { emptyMeta } from "./endpoint-defaults.ts";
 import type { EndpointLoad, EndpointMeta, EndpointState, Inflight } from "./endpoint-registry.ts";
@@ -81,17 +81,16 @@ export function inflightFromFields(fields: Readonly<Record<string, string>>): Re
   return inflight;
 }
 
-/** What `kva:scopes` holds under a scope's id. */
+/** What `kva:scopes` holds of a scope. */
 export interface ScopeRecord extends ScopeSpec {
   readonly shards: number;
+  /** Names the scope in the names of keys. */
+  readonly tag: string;
 }
 
-/** Of the layout of keys and values; raised when an older reader would misread a newer one. */
-export const SCHEMA_VERSION = 1;
-
-export function scopeToText(scope: ScopeId, spec: ScopeSpec, shards: number, createdAt: string): string {
+export function scopeToText(spec: ScopeSpec, { tag, shards }: ScopeLayout, createdAt: string): string {
   return JSON.stringify({
-    tag: scopeTag(scope),
+    tag,
     model: spec.model,
     blockSize: spec.blockSizeTokens,
     scheme: spec.scheme.kind === "native" ? spec.scheme.algorithm : "content",
@@ -106,16 +105,17 @@ export function scopeToText(scope: ScopeId, spec: ScopeSpec, shards: number, cre
 export function scopeFromText(text: string): ScopeRecord | null {
   const value = parsed(text);
   if (!isRecord(value) || value.schemaVersion !== SCHEMA_VERSION) return null;
-  const { model, blockSize, scheme, seed, shards } = value;
+  const { model, blockSize, scheme, seed } = value;
   if (typeof model !== "string" || typeof blockSize !== "number" || typeof scheme !== "string" || typeof seed !== "string") return null;
-  if (typeof shards !== "number" || !Number.isInteger(shards) || shards < 1) return null;
+  const layouts = layoutsOf(text);
+  if (layouts === null) return null;
   const algorithm = hashAlgorithms.find((known) => known === scheme);
   if (algorithm === undefined && scheme !== "content") return null;
   return {
     model,
     blockSizeTokens: blockSize,
     scheme: algorithm === undefined ? { kind: "content", seed } : { kind: "native", algorithm, seed },
-    shards,
+    ...layouts.current,
   };
 }
 

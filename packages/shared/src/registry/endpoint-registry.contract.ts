@@ -56,6 +56,9 @@ export function endpointRegistryContract(create: () => Promise<EndpointRegistry>
       await registry.beat("ingester", "i-2", now);
       await registry.beat("ingester", "i-1", now - 2_000);
       await registry.beat("ingester", "i-old", now - 3_000);
+      await registry.beat("ingester", "i-ahead", now + 3_600_000);
+      await registry.beat("ingester", "i-2", now);
+      await registry.beat("ingester", "i-1", now - 2_000);
       await registry.beat("router", "r-1", now);
       expect(await registry.instances("ingester", now, 3_000)).toEqual(["i-1", "i-2"]);
       expect(await registry.instances("router", now, 3_000)).toEqual(["r-1"]);
@@ -168,7 +171,7 @@ export function endpointRegistryContract(create: () => Promise<EndpointRegistry>
       const shards = await registry.ensureScope(scope, spec);
       expect(shards).toBeGreaterThan(0);
       expect(await registry.ensureScope(scope, spec)).toBe(shards);
-      expect(await registry.scopes()).toEqual(new Map([[scope, { ...spec, shards }]]));
+      expect(await registry.scopes()).toEqual(new Map([[scope, { ...spec, shards, tag: expect.stringMatching(/^[0-9A-Za-z]{3}$/) }]]));
     });
   });
 

@@ -98,7 +98,10 @@ export type InstanceRole = "ingester" | "router";
 export interface EndpointRegistry {
   /** Marks an instance alive now. */
   beat(role: InstanceRole, instanceId: string, nowMs: number): Promise<void>;
-  /** Instances whose last beat is younger than `ttlMs`, sorted. */
+  /**
+   * Instances whose last beat is younger than `ttlMs`, sorted. One that is as far in the future counts as dead too: a clock that is ahead would keep its
+   * instance alive for as long as it is ahead.
+   */
   instances(role: InstanceRole, nowMs: number, ttlMs: number): Promise<readonly string[]>;
   /** Says goodbye, so that others need not wait for the beat to age. */
   leave(role: InstanceRole, instanceId: string): Promise<void>;
@@ -122,9 +125,12 @@ export interface EndpointRegistry {
   /** Endpoints that have been described at least once, sorted by id. */
   endpoints(): Promise<readonly EndpointRecord[]>;
 
-  /** Registers a scope (first writer fixes its number of shards) and returns its shards. */
+  /**
+   * Registers a scope and returns its shards. The first writer fixes them; where they do not suit any more (one Redis has become a cluster) the scope is
+   * registered anew under another tag: its index is empty then, and its writers, who are told KVATLAS_INDEX_BEHIND, fill it from replays.
+   */
   ensureScope(scope: ScopeId, spec: ScopeSpec): Promise<number>;
-  scopes(): Promise<ReadonlyMap<ScopeId, ScopeSpec & { readonly shards: number }>>;
+  scopes(): Promise<ReadonlyMap<ScopeId, ScopeSpec & { readonly shards: number; readonly tag: string }>>;
 
   setLoad(loads: ReadonlyMap<EndpointId, EndpointLoad>): Promise<void>;
   setInflight(routerId: string, inflight: ReadonlyMap<EndpointId, Inflight>, ttlMs: number): Promise<void>;

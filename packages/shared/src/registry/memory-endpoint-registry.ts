@@ -1,5 +1,6 @@
 import { type Clock, systemClock } from "../clock.ts";
 import type { ScopeSpec } from "../hashing/key-scheme.ts";
+import { scopeTag } from "../index/redis-keys.ts";
 import type { EndpointId, ScopeId } from "../types.ts";
 import { emptyMeta, FORGET_INSTANCES_MS, sumInflight } from "./endpoint-defaults.ts";
 import type {
@@ -37,7 +38,7 @@ export class MemoryEndpointRegistry implements EndpointRegistry {
   readonly #clock: Clock;
   readonly #instances: Record<InstanceRole, Map<string, number>> = { ingester: new Map(), router: new Map() };
   readonly #endpoints = new Map<EndpointId, MemoryEndpoint>();
-  readonly #scopes = new Map<ScopeId, ScopeSpec & { readonly shards: number }>();
+  readonly #scopes = new Map<ScopeId, ScopeSpec & { readonly shards: number; readonly tag: string }>();
   readonly #loads = new Map<EndpointId, EndpointLoad>();
   readonly #inflight = new Map<string, MemoryInflight>();
   readonly #listeners = new Set<() => void>();
@@ -56,7 +57,7 @@ export class MemoryEndpointRegistry implements EndpointRegistry {
   }
 
   async instances(role: InstanceRole, nowMs: number, ttlMs: number): Promise<readonly string[]> {
-    const alive = [...this.#instances[role]].filter(([, beat]) => beat > nowMs - ttlMs);
+    const alive = [...this.#instances[role]].filter(([, beat]) => Math.abs(beat - nowMs) < ttlMs);
     return alive.map(([id]) => id).sort();
   }
 
@@ -131,12 +132,12 @@ export class MemoryEndpointRegistry implements EndpointRegistry {
   async ensureScope(scope: ScopeId, spec: ScopeSpec): Promise<number> {
     const known = this.#scopes.get(scope);
     if (known !== undefined) return known.shards;
-    this.#scopes.set(scope, { ...spec, shards: 1 });
+    this.#scopes.set(scope, { ...spec, shards: 1, tag: scopeTag(scope) });
     this.#changed();
     return 1;
   }
 
-  async scopes(): Promise<ReadonlyMap<ScopeId, ScopeSpec & { readonly shards: number }>> {
+  async scopes(): Promise<ReadonlyMap<ScopeId, ScopeSpec & { readonly shards: number; readonly tag: string }>> {
     return new Map(this.#scopes);
   }
 

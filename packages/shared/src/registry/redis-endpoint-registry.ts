@@ -1,7 +1,9 @@
 import { type Clock, systemClock } from "../clock.ts";
 import { KvatlasError } from "../errors.ts";
 import type { ScopeSpec } from "../hashing/key-scheme.ts";
-import { type RedisKeys, scopeTag } from "../index/redis-keys.ts";
+import type { RedisKeys } from "../index/redis-keys.ts";
+import { RedisScopeLayouts } from "../index/redis-scope-layouts.ts";
+import { SCHEMA_VERSION } from "../index/scope-layout.ts";
 import type { RedisCommand, RedisConnection, RedisReply } from "../redis.ts";
 import { redisError } from "../redis-error.ts";
 import { readScript, runScript } from "../redis-scripts.ts";
@@ -57,6 +59,7 @@ class RedisEndpointRegistry implements EndpointRegistry {
   readonly #keys: RedisKeys;
   readonly #clock: Clock;
   readonly #shards: number | (() => Promise<number>);
+  readonly #layouts: RedisScopeLayouts;
   readonly #stops = new Set<() => void>();
   readonly #scripts = {
     acquire: readScript("acquire-2"),
@@ -71,6 +74,7 @@ class RedisEndpointRegistry implements EndpointRegistry {
     this.#keys = deps.keys;
     this.#clock = deps.clock ?? systemClock;
     this.#shards = options.shards ?? 1;
+    this.#layouts = new RedisScopeLayouts({ connection: deps.connection, keys: deps.keys, clock: this.#clock }, 1);
   }
 
   async beat(role: InstanceRole, instanceId: string, nowMs: number): Promise<void> {
@@ -82,7 +86,7 @@ class RedisEndpointRegistry implements EndpointRegistry {
   }
 
   async instances(role: InstanceRole, nowMs: number, ttlMs: number): Promise<readonly string[]> {
-    const [ids] = await this.#send([["zrangebyscore", this.#instancesKey(role), `(${nowMs - ttlMs}`, "+inf"]]);
+    const [ids] = await this.#send([["zrangebyscore", this.#instancesKey(role), `(${nowMs - ttlMs}`, `(${nowMs + ttlMs}`]]);
     return (ids as string[]).sort();
   }
 
@@ -171,37 +175,22 @@ class RedisEndpointRegistry implements EndpointRegistry {
 
   async ensureScope(scope: ScopeId, spec: ScopeSpec): Promise<number> {
     const shards = typeof this.#shards === "number" ? this.#shards : await this.#shards();
-    const text = scopeToText(scope, spec, shards, new Date(this.#clock.now()).toISOString());
-    const [isNew, reply] = await this.#send([
-      ["hsetnx", this.#keys.scopes, scope, text],
-      ["hgetall", this.#keys.scopes],
-    ]);
-    const stored = hashOf(reply);
-    const other = Object.keys(stored).find((id) => id !== scope && scopeTag(id as ScopeId) === scopeTag(scope));
-    if (other !== undefined) {
-      if (isNew === 1) await this.#send([["hdel", this.#keys.scopes, scope]]);
-      throw new KvatlasError(
-        "KVATLAS_REDIS_UNSUITABLE",
-        `Scopes ${scope} and ${other} have the same tag ${scopeTag(scope)} in Redis. Give the pools of one of them another redis.keyPrefix.`,
-      );
-    }
-    const record = scopeFromText(stored[scope] ?? "");
-    if (record === null) {
-      throw new KvatlasError(
-        "KVATLAS_REDIS_UNSUITABLE",
-        `${this.#keys.scopes} holds something unreadable for ${scope}: ${(stored[scope] ?? "").slice(0, 200)}. Remove the field, or use another redis.keyPrefix.`,
-      );
-    }
-    if (isNew === 1) await this.#announce(scope);
-    return record.shards;
+    const createdAt = new Date(this.#clock.now()).toISOString();
+    const { text, isNew } = await this.#layouts.ensure(
+      scope,
+      shards,
+      (found) => scopeFromText(found) !== null,
+      (layout) => scopeToText(spec, layout, createdAt),
+    );
+    if (isNew) await this.#announce(scope);
+    return scopeFromText(text)?.shards ?? shards;
   }
 
   async scopes(): Promise<ReadonlyMap<ScopeId, ScopeRecord>> {
-    const [fields] = await this.#send([["hgetall", this.#keys.scopes]]);
     const scopes = new Map<ScopeId, ScopeRecord>();
-    for (const [id, text] of Object.entries(hashOf(fields))) {
-      const record = scopeFromText(text);
-      if (record !== null) scopes.set(id as ScopeId, record);
+    for (const { scope, version, text } of await this.#layouts.entries()) {
+      const record = version === SCHEMA_VERSION ? scopeFromText(text) : null;
+      if (record !== null) scopes.set(scope, record);
     }
     return scopes;
   }
