@@ -162,6 +162,30 @@ describe("simulated replicas", () => {
     await expectEqualToTruth(store, simulator, everSeen);
   });
 
+  it.each(["0.32", "0.10.2"])(
+    "keeps what a %s engine keeps that is only paused (level 0), and marks it sleeping",
+    async (engineVersion) => {
+      const store = memoryStore();
+      const simulator = await simulate({ engineVersion });
+      const rig = await ingestDirect(store, simulator);
+      const everSeen = new Set<string>();
+      await complete(simulator, prompt(0, 200));
+      await expectEqualToTruth(store, simulator, everSeen);
+      const sleeping = async () => (await store.registry.readLoad([])).loads.get(simulator.address as EndpointId)?.sleeping;
+      await eventually(async () => expect(await sleeping()).toBe(false));
+      expect((await fetch(`${simulator.url}/sleep?level=0`, { method: "POST" })).status).toBe(200);
+      await eventually(async () => expect(await sleeping()).toBe(true));
+      await expectEqualToTruth(store, simulator, everSeen);
+      expect(await rig.metric("kvatlas_ingester_incarnations_total", { cause: "asleep" })).toBe(0);
+      // What waits is answered when it goes on, from the cache that it has kept.
+      const answer = complete(simulator, prompt(0, 260));
+      await fetch(`${simulator.url}/wake_up`, { method: "POST" });
+      await answer;
+      await eventually(async () => expect(await sleeping()).toBe(false));
+      await expectEqualToTruth(store, simulator, everSeen);
+    },
+  );
+
   it("keeps the ranks of one replica apart", async () => {
     const store = memoryStore();
     // Below the range from which the system takes ephemeral ports.

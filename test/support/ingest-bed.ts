@@ -46,9 +46,10 @@ export class IngestBed {
     pools: Parameters<typeof testConfig>[0],
     settings: Parameters<typeof testConfig>[1] = {},
     instanceId = "a",
-    store = this.store,
+    over: { readonly store?: TestStore } & Parameters<typeof startTestIngester>[3] = {},
   ): Promise<TestIngester> {
-    const rig = await startTestIngester(store, testConfig(pools, settings), instanceId);
+    const { store = this.store, ...surroundings } = over;
+    const rig = await startTestIngester(store, testConfig(pools, settings), instanceId, surroundings);
     this.onClose(() => rig.ingester.close());
     return rig;
   }

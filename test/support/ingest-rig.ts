@@ -1,10 +1,11 @@
 import { createIngester, type Ingester } from "@kvatlas/ingester/app";
+import type { Clock } from "@kvatlas/shared/clock";
 import { configSchema, type KvatlasConfig } from "@kvatlas/shared/config/schema";
 import { createBlockHasher } from "@kvatlas/shared/hashing/block-hasher";
 import type { NativeScheme } from "@kvatlas/shared/hashing/key-scheme";
 import type { BlockIndex } from "@kvatlas/shared/index/block-index";
 import { MemoryBlockIndex } from "@kvatlas/shared/index/memory-block-index";
-import { silentLogger } from "@kvatlas/shared/logger";
+import { type Logger, silentLogger } from "@kvatlas/shared/logger";
 import { createMetricsRegistry } from "@kvatlas/shared/metrics";
 import type { EndpointRecord, EndpointRegistry } from "@kvatlas/shared/registry/endpoint-registry";
 import { MemoryEndpointRegistry } from "@kvatlas/shared/registry/memory-endpoint-registry";
@@ -95,9 +96,15 @@ export function poolOf(
   };
 }
 
-export async function startTestIngester(store: TestStore, config: KvatlasConfig, instanceId = "i0"): Promise<TestIngester> {
+/** @param over - what of its surroundings is not as usual */
+export async function startTestIngester(
+  store: TestStore,
+  config: KvatlasConfig,
+  instanceId = "i0",
+  over: { readonly clock?: Clock; readonly logger?: Logger } = {},
+): Promise<TestIngester> {
   const metricsRegistry = createMetricsRegistry("ingester", { processMetrics: false });
-  const ingester = createIngester({ ...store, logger: silentLogger, metricsRegistry }, config, { instanceId, admin: false });
+  const ingester = createIngester({ ...store, logger: silentLogger, metricsRegistry, ...over }, config, { instanceId, admin: false });
   await ingester.start();
   return {
     ingester,

@@ -32,10 +32,13 @@ export class TestPublisher {
   readonly #router = new Router({ linger: 0, sendHighWaterMark: 0 });
   readonly #buffer: { readonly seq: number; readonly payload: Uint8Array }[] = [];
   #seq = 0;
-  #clock = 1_790_000_000;
+  /** Engines that are started later have later time stamps. */
+  #clock = 1_790_000_000 + process.uptime();
   #subscribers = 0;
   #serving: Promise<void> | null = null;
   #muted = false;
+  #topic: string;
+  #nonsense: readonly (readonly (string | Uint8Array)[])[] = [];
   events = "";
   replay = "";
   /** Start numbers of the replays asked for so far. */
@@ -43,6 +46,7 @@ export class TestPublisher {
 
   private constructor(options: TestPublisherOptions) {
     this.#options = options;
+    this.#topic = options.topic ?? "";
   }
 
   static async start(options: TestPublisherOptions = {}): Promise<TestPublisher> {
@@ -81,7 +85,7 @@ export class TestPublisher {
     if (options.vanish === true) return seq;
     this.#buffer.push({ seq, payload });
     if (this.#buffer.length > (this.#options.bufferSteps ?? 10_000)) this.#buffer.shift();
-    if (options.lose !== true) await this.#pub.send([this.#options.topic ?? "", seqFrame(seq), payload]);
+    if (options.lose !== true) await this.#pub.send([this.#topic, seqFrame(seq), payload]);
     return seq;
   }
 
@@ -96,9 +100,19 @@ export class TestPublisher {
     this.#buffer.length = 0;
   }
 
+  /** What it sends from here on has another topic. */
+  rename(topic: string): void {
+    this.#topic = topic;
+  }
+
   /** Replay requests are read and not answered. */
   muteReplay(muted: boolean): void {
     this.#muted = muted;
+  }
+
+  /** The next replay begins with these messages. */
+  answerFirst(messages: readonly (readonly (string | Uint8Array)[])[]): void {
+    this.#nonsense = messages;
   }
 
   async close(): Promise<void> {
@@ -109,7 +123,7 @@ export class TestPublisher {
 
   async #serve(): Promise<void> {
     const empty = new Uint8Array(0);
-    const middle = this.#options.layout === "plain" ? [] : [this.#options.topic ?? ""];
+    const middle = this.#options.layout === "plain" ? [] : [this.#topic];
     const lastMiddle = this.#options.layout === "plain" ? [] : [empty];
     while (!this.#router.closed) {
       try {
@@ -119,6 +133,8 @@ export class TestPublisher {
         const from = Number(start.readBigUInt64BE());
         this.replayRequests.push(from);
         if (this.#muted) continue;
+        for (const message of this.#nonsense) await this.#router.send([identity, ...message]);
+        this.#nonsense = [];
         for (const { seq, payload } of this.#buffer.filter((batch) => batch.seq >= from)) {
           await this.#router.send([identity, empty, ...middle, seqFrame(seq), payload]);
         }

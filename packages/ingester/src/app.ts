@@ -34,6 +34,7 @@ import { LoadScraper } from "./load/load-scraper.ts";
 import { createIngesterMetrics } from "./metrics.ts";
 import { createEndpointTenure, type EndpointTenure } from "./ownership/endpoint-tenure.ts";
 import { Ownership } from "./ownership/ownership.ts";
+import { PacedWarning } from "./paced-warning.ts";
 import { schemeDifferences } from "./pipeline/scheme-differences.ts";
 import { BindRouter } from "./subscriber/bind-router.ts";
 import { FrameQueue } from "./subscriber/frame-queue.ts";
@@ -142,11 +143,19 @@ export function createIngester(deps: IngesterDeps, config: KvatlasConfig, option
     { instanceId, leaseTtlMs: settings.leaseTtlMs, heartbeatMs: settings.heartbeatMs },
     staticTargets(config.pools, { seek: settings.bind === null }),
   );
+  const malformed = new PacedWarning({ clock, logger }, "messages came in that are not topic, number and payload");
   const bound =
     settings.bind === null
       ? null
       : createZmqSubscriber(
-          { onFrame: (frame) => router.route(frame), onMalformed: () => metrics.frames.inc({ outcome: "malformed" }) },
+          {
+            onFrame: (frame) => router.route(frame),
+            onConnection: (event) => metrics.connections.inc({ event }),
+            onMalformed: () => {
+              metrics.frames.inc({ outcome: "malformed" });
+              malformed.add(1, { bind: settings.bind });
+            },
+          },
           { logger },
           { mode: "bind", address: settings.bind, maxMessageBytes: settings.maxQueuedBytes },
         );

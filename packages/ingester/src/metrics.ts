@@ -50,6 +50,12 @@ export function createIngesterMetrics(registry: Registry) {
       labelNames: ["outcome"],
       registers,
     }),
+    connections: new Counter({
+      name: "kvatlas_ingester_connections_total",
+      help: "What happened to connections with publishers, by event: up, down, dialled again, refused in the handshake.",
+      labelNames: ["event"],
+      registers,
+    }),
     events: new Counter({
       name: "kvatlas_ingester_events_total",
       help: "Engine events taken in, by kind.",

@@ -6,6 +6,7 @@ import type { EndpointMeta, EndpointRegistry, Lease } from "@kvatlas/shared/regi
 import { endpointIdOf, type ReplicaTarget } from "../discovery/replica-target.ts";
 import type { LoadScraper, ReplicaObservation } from "../load/load-scraper.ts";
 import type { IngesterMetrics } from "../metrics.ts";
+import { PacedWarning } from "../paced-warning.ts";
 import type { FindingName } from "../pipeline/endpoint-profile.ts";
 import { EndpointSession } from "../pipeline/endpoint-session.ts";
 import type { FrameQueue } from "../subscriber/frame-queue.ts";
@@ -53,6 +54,10 @@ export function createEndpointTenure(
   const { clock, metrics, logger, scraper } = deps;
   const session = new EndpointSession({ ...deps, replayAddress: (signal) => deps.locator.replay(target, signal) }, config, owned);
   const abort = new AbortController();
+  const malformed = new PacedWarning(
+    deps,
+    "messages came that are not topic, number and payload: does something else than vLLM publish there?",
+  );
   let subscriber = target.events === null ? null : subscribe(target.events);
   let source = target.events;
   let isConnected = false;
@@ -103,7 +108,11 @@ export function createEndpointTenure(
           session.disconnected();
           logger.info({ endpoint: target.endpoint }, "the connection to the publisher is down; it is dialled again");
         },
-        onMalformed: () => metrics.frames.inc({ outcome: "malformed" }),
+        onConnection: (event) => metrics.connections.inc({ event }),
+        onMalformed: () => {
+          metrics.frames.inc({ outcome: "malformed" });
+          malformed.add(1, { endpoint: target.endpoint });
+        },
       },
       { logger },
       { mode: "connect", address, maxMessageBytes: config.maxQueuedBytes },

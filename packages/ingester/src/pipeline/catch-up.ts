@@ -74,7 +74,7 @@ export async function catchUp(
         return "accept";
       },
     },
-    { logger },
+    { logger, onUseless: () => metrics.frames.inc({ outcome: "unusable replay" }) },
     address,
     from,
     { ...options, maxAttempts: maxReplayAttempts },

@@ -5,13 +5,13 @@ import type { IndexOp } from "@kvatlas/shared/index/block-index";
 import type { EndpointRegistry } from "@kvatlas/shared/registry/endpoint-registry";
 import type { BlockKey, CacheGroupId, EndpointId, EngineHash } from "@kvatlas/shared/types";
 import { LRUCache } from "lru-cache";
-import type { IngesterMetrics } from "../metrics.ts";
 import { type KeyTranslator, OpRuns, type StoreOp } from "./key-translator.ts";
+import type { SkipLog } from "./skip-log.ts";
 
 export interface ContentTranslatorDeps {
   readonly registry: Pick<EndpointRegistry, "resolveEngineHashes" | "saveEngineHashes" | "dropEngineHashes">;
   readonly clock: Clock;
-  readonly metrics: IngesterMetrics;
+  readonly skips: Pick<SkipLog, "add">;
   readonly storeOp: StoreOp;
   /** Repeats a call until the store answers. */
   readonly stored: <T>(call: () => Promise<T>) => Promise<T>;
@@ -156,7 +156,7 @@ export class ContentTranslator implements KeyTranslator {
     }
     const mapped = this.#mapper.keysOf(event, parentKey);
     if ("obstacle" in mapped) {
-      this.#deps.metrics.skipped.inc({ reason: mapped.obstacle }, event.hashes.length);
+      this.#deps.skips.add(mapped.obstacle, event.hashes.length);
       return;
     }
     this.#stored(event, mapped.keys, new Set(), runs, pairs);
@@ -246,7 +246,7 @@ export class ContentTranslator implements KeyTranslator {
       const key = this.#keyAt(hash, group);
       if (key !== undefined) keys.push(key);
     }
-    if (keys.length < hashes.length) this.#deps.metrics.skipped.inc({ reason: otherwise }, hashes.length - keys.length);
+    if (keys.length < hashes.length) this.#deps.skips.add(otherwise, hashes.length - keys.length);
     return keys;
   }
 
@@ -272,7 +272,7 @@ export class ContentTranslator implements KeyTranslator {
     this.#waitingCount -= list.length;
     for (const { event, gone } of list) {
       const mapped = this.#mapper.keysOf(event, parentKey);
-      if ("obstacle" in mapped) this.#deps.metrics.skipped.inc({ reason: mapped.obstacle }, event.hashes.length);
+      if ("obstacle" in mapped) this.#deps.skips.add(mapped.obstacle, event.hashes.length);
       else this.#stored(event, mapped.keys, gone, runs, pairs);
     }
   }
@@ -299,6 +299,6 @@ export class ContentTranslator implements KeyTranslator {
   }
 
   #giveUp(event: BlockStored): void {
-    this.#deps.metrics.skipped.inc({ reason: "unknown parent" }, event.hashes.length);
+    this.#deps.skips.add("unknown parent", event.hashes.length);
   }
 }

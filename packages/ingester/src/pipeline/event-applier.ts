@@ -18,6 +18,7 @@ import { IndexFeed } from "./index-feed.ts";
 import { createNativeTranslator, type KeyTranslator, type StoreOp } from "./key-translator.ts";
 import { ReuseReports } from "./reuse-reports.ts";
 import { type LearnedKeys, SchemeLearner } from "./scheme-learner.ts";
+import { SkipLog } from "./skip-log.ts";
 import { untilStored } from "./store-retry.ts";
 
 export interface EventApplierDeps {
@@ -67,6 +68,7 @@ export class EventApplier {
   readonly #learner: SchemeLearner;
   readonly #held: HeldBatches;
   readonly #reuse: ReuseReports;
+  readonly #skips: SkipLog;
   #incarnation: Incarnation = { number: 0, from: 0 };
   #feed: IndexFeed | null = null;
   #translator: KeyTranslator | null = null;
@@ -83,6 +85,7 @@ export class EventApplier {
     this.#groups = new GroupCatalog(deps.profile.groups);
     this.#learner = new SchemeLearner({ clock: deps.clock, metrics: deps.metrics, profile: deps.profile }, owned.target);
     this.#held = new HeldBatches(options.maxHeldBytes);
+    this.#skips = new SkipLog(deps);
     this.#reuse = new ReuseReports(deps.clock, owned.target.pool.prefixCache.reuseReports, deps.profile.reportsReuse);
     if (this.#reuse.isShown) deps.profile.find("reuse-reports", reuseFinding);
   }
@@ -250,7 +253,7 @@ export class EventApplier {
       return groupsChanged ? Promise.resolve(added).then(() => this.describe()) : added;
     }
     const dropped = this.#held.push({ seq, events, bytes, receivedAt });
-    if (dropped > 0) this.#deps.metrics.skipped.inc({ reason: "before the key scheme was known" }, dropped);
+    if (dropped > 0) this.#skips.add("before the key scheme was known", dropped);
     const learned = this.#learner.learn(events, this.#wireForm);
     return learned === null ? undefined : this.#openScope(learned);
   }
@@ -320,12 +323,12 @@ export class EventApplier {
   #useKeys(keys: Pick<LearnedKeys, "scheme" | "blockSizeTokens">): void {
     const { scheme } = keys;
     const storeOp: StoreOp = (event) => this.#reuse.opOf(event);
-    const { registry, clock, metrics } = this.#deps;
+    const { registry, clock } = this.#deps;
     this.#translator =
       scheme.kind === "native"
         ? createNativeTranslator(storeOp)
         : new ContentTranslator(
-            { registry, clock, metrics, storeOp, stored: (call) => this.#stored(call) },
+            { registry, clock, skips: this.#skips, storeOp, stored: (call) => this.#stored(call) },
             {
               endpoint: this.#target.endpoint,
               incarnation: this.#incarnation.number,
@@ -345,16 +348,14 @@ export class EventApplier {
   }
 
   #decode(seq: number, payload: Uint8Array): EventBatch | null {
-    const { metrics, logger, profile } = this.#deps;
+    const { profile } = this.#deps;
     try {
       const batch = decodeEventBatch(payload);
-      for (const [reason, count] of batch.skipped) metrics.skipped.inc({ reason }, count);
+      for (const [reason, count] of batch.skipped) this.#skips.add(reason, count, { seq });
       return batch;
     } catch (error) {
-      metrics.skipped.inc({ reason: "undecodable batch" });
-      if (profile.find("undecodable-events", `Batch ${seq} could not be decoded: is the publisher a vLLM engine, 0.10 or later?`)) {
-        logger.warn({ err: error, seq }, "a batch could not be decoded and is passed over");
-      }
+      this.#skips.add("undecodable batch", 1, { err: error, seq });
+      profile.find("undecodable-events", `Batch ${seq} could not be decoded: is the publisher a vLLM engine, 0.10 or later?`);
       return null;
     }
   }

@@ -14,6 +14,7 @@ import { HeldBatches } from "./held-batches.ts";
 import { IndexFeed } from "./index-feed.ts";
 import { countEachStore, nativeTranslator } from "./key-translator.ts";
 import { ProcessStartWatch } from "./process-start-watch.ts";
+import { SkipLog } from "./skip-log.ts";
 
 const hash = (n: number): EngineHash => n.toString(16).padStart(16, "0") as EngineHash;
 const stored = (hashes: readonly number[], parent: number | null, more: Partial<BlockStored> = {}): BlockStored => ({
@@ -239,7 +240,7 @@ describe("ContentTranslator", () => {
     const incarnation = (await registry.state(endpoint)).incarnation || ((await registry.startIncarnation(lease, 0)) ?? 0);
     const metrics = testMetrics();
     const translator = new ContentTranslator(
-      { registry, clock, metrics, storeOp: countEachStore, stored: (call) => call() },
+      { registry, clock, skips: new SkipLog({ metrics, clock, logger: silentLogger }), storeOp: countEachStore, stored: (call) => call() },
       { endpoint, incarnation, model: "m", seed: "", blockSizeTokens: 2, chainGroup: () => chainGroup },
     );
     const skipped = async (reason: string) =>

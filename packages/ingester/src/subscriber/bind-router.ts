@@ -5,6 +5,7 @@ import type { Logger } from "@kvatlas/shared/logger";
 import type { EndpointId } from "@kvatlas/shared/types";
 import { type EventTopic, parseTopic } from "../discovery/topic.ts";
 import type { IngesterMetrics } from "../metrics.ts";
+import { PacedWarning } from "../paced-warning.ts";
 import { type EngineFrame, peekRank } from "./frame.ts";
 import { FrameQueue } from "./frame-queue.ts";
 
@@ -18,7 +19,6 @@ export interface BindRouterDeps {
 
 /** Topics are written by publishers: whoever floods us with names gets no more queues than this. */
 const maxTopics = 4_096;
-const warnEveryMs = 60_000;
 
 /**
  * Bind mode: many publishers dial one SUB socket, and each frame finds its endpoint's queue by the topic `kv@<ip[:port]>@<model>` and the
@@ -29,10 +29,12 @@ export class BindRouter {
   readonly #maxQueuedBytes: number;
   readonly #topics = new Map<string, EventTopic | null>();
   readonly #queues = new Map<EndpointId, FrameQueue>();
-  #warnedAt = Number.NEGATIVE_INFINITY;
+  readonly #warning: PacedWarning;
 
   constructor(deps: BindRouterDeps, options: { readonly maxQueuedBytes: number }) {
     this.#deps = deps;
+    const hint = "start engines with a topic kv@<pod ip>:<http port>@<model> in --kv-events-config";
+    this.#warning = new PacedWarning(deps, `events came in that belong to no endpoint; ${hint}`);
     this.#maxQueuedBytes = options.maxQueuedBytes;
   }
 
@@ -75,12 +77,8 @@ export class BindRouter {
   }
 
   #passOver(what: "topic" | "rank" | "endpoint", topic: string): void {
-    const { metrics, clock, logger } = this.#deps;
-    metrics.frames.inc({ outcome: `unusable ${what}` });
-    if (clock.monotonic() - this.#warnedAt < warnEveryMs) return;
-    this.#warnedAt = clock.monotonic();
-    const hint = "start engines with a topic kv@<pod ip>:<http port>@<model> in --kv-events-config";
-    logger.warn({ what, topic: topic.slice(0, 256) }, `events came in that belong to no endpoint; ${hint}`);
+    this.#deps.metrics.frames.inc({ outcome: `unusable ${what}` });
+    this.#warning.add(1, { what, topic: topic.slice(0, 256) });
   }
 }
 

@@ -12,6 +12,12 @@ export interface ReplayHandlers {
   readonly onHole: (expected: number, found: number, confirmed: boolean) => Promise<"accept" | "retry" | "stop">;
 }
 
+export interface ReplayDeps {
+  readonly logger: Logger;
+  /** A message of the reply cannot be read, or was not asked for. */
+  readonly onUseless?: () => void;
+}
+
 export type ReplayOutcome =
   /** The publisher has sent all it has; `next` is the number after the last one (or the one asked for). */
   | { readonly kind: "complete"; readonly next: number; readonly frames: number }
@@ -47,7 +53,7 @@ interface Attempt {
  */
 export async function replay(
   handlers: ReplayHandlers,
-  deps: { readonly logger: Logger },
+  deps: ReplayDeps,
   address: string,
   from: number,
   options: ReplayOptions,
@@ -73,7 +79,7 @@ export async function replay(
 /** One request on one socket. `confirmedHoleAt`: a hole at this number has been seen before. */
 async function ask(
   handlers: ReplayHandlers,
-  deps: { readonly logger: Logger },
+  deps: ReplayDeps,
   address: string,
   from: number,
   confirmedHoleAt: number,
@@ -121,7 +127,7 @@ async function ask(
 /** Fills the buffer until the end marker, silence, or the buffer's bound. */
 async function read(
   socket: Dealer,
-  deps: { readonly logger: Logger },
+  deps: ReplayDeps,
   address: string,
   from: number,
   buffer: ReplayBuffer,
@@ -134,6 +140,7 @@ async function read(
       const message = parseReplayMessage(await socket.receive());
       if (message === "end") return "complete";
       if (message === null || message.seq < from) {
+        deps.onUseless?.();
         if (useless === 0) deps.logger.warn({ address, from }, "a replay message was not understood or not asked for, and is passed over");
         if (++useless > maxUseless) return "silent";
         continue;

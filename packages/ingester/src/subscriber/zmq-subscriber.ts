@@ -2,12 +2,17 @@ import type { Logger } from "@kvatlas/shared/logger";
 import { Subscriber } from "zeromq";
 import { type EngineFrame, parseLiveMessage } from "./frame.ts";
 
+/** `refused`: whoever took the connection ended it, or did not speak ZeroMQ. */
+export type ConnectionEvent = "up" | "down" | "dialled again" | "refused";
+
 export interface SubscriberHandlers {
   /** Each well-formed message, in order. Called synchronously: must not block. */
   readonly onFrame: (frame: EngineFrame & { readonly topic: string }) => void;
   /** A connection to a publisher is up (again): what it published while it was down is missing. */
   readonly onConnected?: () => void;
   readonly onDisconnected?: () => void;
+  /** Everything that the socket reports of its connections. */
+  readonly onConnection?: (event: ConnectionEvent) => void;
   /** A message that is not topic, sequence number and payload. */
   readonly onMalformed?: () => void;
 }
@@ -58,13 +63,22 @@ export function createZmqSubscriber(
   let boundAddress: string | null = null;
   let draining: Promise<void> | null = null;
   let closed = false;
+  /** Connections that have got through the handshake. */
+  let up = 0;
 
-  socket.events.on("handshake", () => {
-    if (!closed) handlers.onConnected?.();
-  });
-  socket.events.on("disconnect", () => {
-    if (!closed) handlers.onDisconnected?.();
-  });
+  const report = (event: ConnectionEvent) => () => {
+    if (closed) return;
+    if (event === "up") up++;
+    else if (event === "down") up--;
+    handlers.onConnection?.(event);
+    if (event === "up") handlers.onConnected?.();
+    else if (event === "down") handlers.onDisconnected?.();
+  };
+  socket.events.on("handshake", report("up"));
+  // Whatever takes a connection and ends it before the handshake was never up.
+  socket.events.on("disconnect", () => report(up > 0 ? "down" : "refused")());
+  socket.events.on("connect:retry", report("dialled again"));
+  for (const kind of ["protocol", "auth", "other"] as const) socket.events.on(`handshake:error:${kind}`, report("refused"));
 
   async function drain(): Promise<void> {
     while (!closed) {
