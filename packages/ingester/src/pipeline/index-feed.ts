@@ -48,6 +48,8 @@ export class IndexFeed {
   /** Monotonic ms at which the store last had everything, as far as it said. */
   #confirmedAt: number;
   #writing: Promise<void> | null = null;
+  /** `#writing` has not come to its end. */
+  #isWriting = false;
   #hasFailed = false;
 
   constructor(deps: IndexFeedDeps, options: IndexFeedOptions, writer: IndexWriter) {
@@ -73,13 +75,18 @@ export class IndexFeed {
     return this.#confirmedAt + storeCheckMs;
   }
 
-  /** Takes a batch in; returns a promise only when the group was full and a write had to be waited for. */
+  /**
+   * Takes a batch in; returns a promise only when a write had to be begun. A full group waits for the write under way; one that has waited its time
+   * does not, and so goes on filling: whoever takes in one batch after another, as a replay does, never gets round to `write`.
+   */
   add(batch: FedBatch): Promise<void> | undefined {
-    if (this.#group.length === 0) this.#groupSince = this.#deps.clock.monotonic();
+    const now = this.#deps.clock.monotonic();
+    if (this.#group.length === 0) this.#groupSince = now;
     this.#group.push(batch);
     for (const op of batch.ops) this.#groupOps += op.keys.length;
-    const full = this.#groupOps >= this.#options.maxBatchOps || this.#group.length >= maxGroupBatches;
-    return full ? this.write() : undefined;
+    const isFull = this.#groupOps >= this.#options.maxBatchOps || this.#group.length >= maxGroupBatches;
+    const isOverdue = !this.#isWriting && now >= this.#groupSince + this.#options.flushIntervalMs;
+    return isFull || isOverdue ? this.write() : undefined;
   }
 
   /**
@@ -95,7 +102,10 @@ export class IndexFeed {
     const group = this.#group;
     this.#group = [];
     this.#groupOps = 0;
-    this.#writing = this.#apply(group);
+    this.#isWriting = true;
+    this.#writing = this.#apply(group).finally(() => {
+      this.#isWriting = false;
+    });
     // Whoever comes next awaits it; until then a failure is not unhandled.
     this.#writing.catch(() => {
       this.#hasFailed = true;
