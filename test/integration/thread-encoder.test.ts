@@ -2,16 +2,17 @@ import { createThreadPromptEncoder, type ThreadPromptEncoder } from "@kvatlas/ro
 import { silentLogger } from "@kvatlas/shared/logger";
 import { createLocalPromptEncoder } from "@kvatlas/shared/tokenization/local-prompt-encoder";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { runnableEngines } from "../support/tokenizer-engines.ts";
 import { modelDirectory } from "../support/tokenizer-models.ts";
 
 const directory = modelDirectory("qwen3");
 const chat = (content: string) => ({ kind: "chat" as const, bodyText: JSON.stringify({ messages: [{ role: "user", content }] }) });
 
-describe("an encoder in threads", () => {
+describe.each(await runnableEngines())("an encoder in threads with the %s engine", (engine) => {
   let encoder: ThreadPromptEncoder;
 
   beforeAll(async () => {
-    encoder = createThreadPromptEncoder({ directory, threads: 2, maxQueue: 8 }, { logger: silentLogger });
+    encoder = createThreadPromptEncoder({ directory, engine, threads: 2, maxQueue: 8 }, { logger: silentLogger });
     await encoder.ready;
   });
   afterAll(() => encoder.close());
@@ -31,7 +32,8 @@ describe("an encoder in threads", () => {
   it("refuses when too many wait, and works on", async () => {
     const results = await Promise.allSettled(Array.from({ length: 40 }, (_, i) => encoder.encode(chat(`text ${i} `.repeat(200)))));
     const refused = results.filter((result) => result.status === "rejected");
-    expect(refused.length).toBe(30);
+    // JavaScript holds its thread; the native engine works on several prompts beside each.
+    expect(refused.length).toBe(engine === "native" ? 16 : 30);
     for (const result of refused) expect(result.reason).toMatchObject({ code: "KVATLAS_TOKENIZER_BUSY" });
     expect((await encoder.encode(chat("after")))[0]?.tokenIds.length).toBeGreaterThan(0);
   });

@@ -34,6 +34,8 @@ import { PromptKeys } from "./routing/prompt-keys.ts";
 import { VerifyLookup } from "./routing/verify-lookup.ts";
 
 export interface RouterDeps {
+import type { EncoderContext } from "./tokenization/model-encoder.ts";
+import { TokenizerMetrics } from "./tokenization/tokenizer-metrics.ts";
   /** Of role "request": fails fast. Not closed by the router. */
   readonly index: BlockIndex;
   readonly registry: EndpointRegistry;
@@ -41,7 +43,7 @@ export interface RouterDeps {
   readonly clock?: Clock;
   readonly metricsRegistry: Registry;
   /** Called once per pool with a mode other than off; null where prompts cannot be tokenized. Closed by the router. */
-  readonly createEncoder: (pool: PoolConfig) => PromptEncoder | null;
+  readonly createEncoder: (pool: PoolConfig, context: EncoderContext) => PromptEncoder | null;
 }
 
 export interface RouterOptions {
@@ -85,6 +87,7 @@ export function createRouter(deps: RouterDeps, config: KvatlasConfig, options: R
     openRequests: () => server.openRequests,
     readyEndpoints: () => fleet.snapshot.pools.reduce((sum, pool) => sum + pool.endpoints.filter((endpoint) => endpoint.ready).length, 0),
     bodyBytes: () => bodies.heldBytes,
+  const tokenizers = new TokenizerMetrics(deps.metricsRegistry);
   });
   const verify = new VerifyLookup(
     { index, logger, random, onCompared: (agrees) => metrics.verified(agrees) },
@@ -173,7 +176,11 @@ export function createRouter(deps: RouterDeps, config: KvatlasConfig, options: R
           for (const pool of config.pools) {
       access,
             if (pool.prefixCache.mode === "off") continue;
-            const encoder = deps.createEncoder(pool);
+            const encoder = deps.createEncoder(pool, {
+              addresses: () => readyAddresses(fleet.snapshot, pool.name),
+              apiKey: () => access.credentials.apiKey,
+              metrics: tokenizers,
+            });
             encoders.set(pool.name, encoder);
             if (encoder?.ready === undefined) continue;
             loadingPools.add(pool.name);

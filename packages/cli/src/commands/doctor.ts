@@ -1,5 +1,5 @@
 import type { KvatlasConfig } from "@kvatlas/shared/config/schema";
-import { createLogger, type Logger } from "@kvatlas/shared/logger";
+import { createLogger, type Logger, silentLogger } from "@kvatlas/shared/logger";
 import { createRedisConnection } from "@kvatlas/shared/redis";
 import { parseRedisInfo } from "@kvatlas/shared/redis-info";
 import { hasRedis } from "@kvatlas/shared/redis-topology";
@@ -10,7 +10,7 @@ import { configOption, readConfig } from "../config-file.ts";
 import { checkFleet } from "../doctor/endpoint-check.ts";
 import { checkRedisInfo } from "../doctor/redis-check.ts";
 import { ok, problem, skipped, type Verdict } from "../doctor/verdict.ts";
-import { encoderOptions } from "../pool-encoder.ts";
+import { localEncoderOptions } from "../pool-encoder.ts";
 import { redisCliLine } from "../redis-cli.ts";
 
 /** A person is waiting. */
@@ -109,7 +109,7 @@ async function checkTokenizers(config: KvatlasConfig, endpoints: readonly Endpoi
     ]);
     verdicts.push(
       ...(await checkTokenizer(pool, {
-        openEncoder: (of) => createLocalPromptEncoder(encoderOptions(of, of.tokenizer.path ?? "")),
+        openEncoder: async (of) => createLocalPromptEncoder(await localEncoderOptions(of, silentLogger)),
         addresses: [...addresses].slice(0, 3),
         fetch,
         timeoutMs: engineTimeoutMs,

@@ -20,7 +20,7 @@ function engine(change: (tokens: number[]) => number[], status = 200): typeof fe
 }
 
 async function parity(fetchTokens: typeof fetch, addresses = ["h:1"]) {
-  const verdicts = await checkTokenizer(pool, { openEncoder: () => encoder, addresses, fetch: fetchTokens, timeoutMs: 1_000 });
+  const verdicts = await checkTokenizer(pool, { openEncoder: async () => encoder, addresses, fetch: fetchTokens, timeoutMs: 1_000 });
   return verdicts.find(({ check }) => check === "parity");
 }
 
@@ -52,7 +52,7 @@ describe("checkTokenizer", () => {
 
   it("names the directory that does not load", async () => {
     const broken: PromptEncoder = { ...encoder, encode: () => Promise.reject(new Error("tokenizer.json is missing")) };
-    const verdicts = await checkTokenizer(pool, { openEncoder: () => broken, addresses: [], fetch, timeoutMs: 1 });
+    const verdicts = await checkTokenizer(pool, { openEncoder: async () => broken, addresses: [], fetch, timeoutMs: 1 });
     expect(verdicts).toEqual([
       expect.objectContaining({ status: "problem", message: "/models/m cannot encode a chat: tokenizer.json is missing" }),
     ]);

@@ -1,5 +1,6 @@
 import type { PoolConfig } from "@kvatlas/shared/config/schema";
 import type { PromptEncoder } from "@kvatlas/shared/tokenization/prompt-encoder";
+import { hasTokenizerFiles } from "../pool-encoder.ts";
 import { ok, problem, skipped, type Verdict } from "./verdict.ts";
 
 /** Chats that differ in what a template can get wrong: one turn, several turns with a system message, spaces and other scripts. */
@@ -14,7 +15,7 @@ const samples: readonly { readonly role: string; readonly content: string }[][] 
 ];
 
 export interface TokenizerCheckDeps {
-  readonly openEncoder: (pool: PoolConfig) => PromptEncoder;
+  readonly openEncoder: (pool: PoolConfig) => Promise<PromptEncoder>;
   /** HTTP addresses of replicas of the pool that may be asked. */
   readonly addresses: readonly string[];
   readonly fetch: typeof fetch;
@@ -24,13 +25,21 @@ export interface TokenizerCheckDeps {
 
 /** Loads the pool's tokenizer and compares its token ids with what the engine's `/tokenize` says (vLLM 0.10 and later). */
 export async function checkTokenizer(pool: PoolConfig, deps: TokenizerCheckDeps): Promise<readonly Verdict[]> {
-  const { path, source } = pool.tokenizer;
-  if (source === "none" || path === null) {
-    return [skipped("tokenizer", pool.name, "no tokenizer.path: only requests that carry token ids are routed by prefix.")];
+  const { source } = pool.tokenizer;
+  if (source === "remote") return [skipped("tokenizer", pool.name, "replicas encode the prompts (tokenizer.source remote).")];
+  if (!hasTokenizerFiles(pool.tokenizer)) {
+    return [
+      skipped(
+        "tokenizer",
+        pool.name,
+        "no tokenizer.path and no tokenizer.repository: only requests that carry token ids are routed by prefix.",
+      ),
+    ];
   }
+  const from = originOf(pool);
   const local: (readonly number[])[] = [];
   try {
-    const encoder = deps.openEncoder(pool);
+    const encoder = await deps.openEncoder(pool);
     try {
       for (const messages of samples) {
         const [prompt] = await encoder.encode({ kind: "chat", bodyText: JSON.stringify({ model: pool.model, messages }) });
@@ -40,9 +49,9 @@ export async function checkTokenizer(pool: PoolConfig, deps: TokenizerCheckDeps)
       await encoder.close();
     }
   } catch (error) {
-    return [problem("tokenizer", pool.name, `${path} cannot encode a chat: ${messageOf(error)}`)];
+    return [problem("tokenizer", pool.name, `${from} cannot encode a chat: ${messageOf(error)}`)];
   }
-  return [ok("tokenizer", pool.name, `loads from ${path}`), await compareWithEngine(pool, local, deps)];
+  return [ok("tokenizer", pool.name, `loads from ${from}`), await compareWithEngine(pool, local, deps)];
 }
 
 async function compareWithEngine(pool: PoolConfig, local: readonly (readonly number[])[], deps: TokenizerCheckDeps): Promise<Verdict> {
@@ -58,7 +67,7 @@ async function compareWithEngine(pool: PoolConfig, local: readonly (readonly num
         return problem(
           "parity",
           pool.name,
-          `the tokenizer at ${pool.tokenizer.path} and the engine at ${address} disagree from token ${position} on (${ours.length} and ${remote.length} tokens): prefixes will not be found. Use the directory of the served checkpoint, and its --chat-template as tokenizer.chatTemplate.`,
+          `the tokenizer at ${originOf(pool)} and the engine at ${address} disagree from token ${position} on (${ours.length} and ${remote.length} tokens): prefixes will not be found. Use the directory of the served checkpoint, and its --chat-template as tokenizer.chatTemplate.`,
         );
       }
       return ok("parity", pool.name, `${samples.length} chats have the same token ids as the engine at ${address}`);
@@ -82,6 +91,10 @@ async function tokenizeRemotely(address: string, body: unknown, deps: TokenizerC
   if (!Array.isArray(tokens) || !tokens.every((id) => typeof id === "number"))
     throw new Error("/tokenize answers something else than tokens");
   return tokens;
+}
+
+function originOf({ tokenizer: { path, repository, revision } }: PoolConfig): string {
+  return path ?? `${repository ?? ""}${revision === null ? "" : `@${revision}`}`;
 }
 
 function messageOf(error: unknown): string {

@@ -3,11 +3,12 @@ import { KvatlasError } from "@kvatlas/shared/errors";
 import { createBlockHasher } from "@kvatlas/shared/hashing/block-hasher";
 import type { ScopeSpec } from "@kvatlas/shared/hashing/key-scheme";
 import { shardOf } from "@kvatlas/shared/index/redis-keys";
+import { silentLogger } from "@kvatlas/shared/logger";
 import type { EndpointRecord } from "@kvatlas/shared/registry/endpoint-registry";
 import { createLocalPromptEncoder } from "@kvatlas/shared/tokenization/local-prompt-encoder";
 import type { PromptRequest } from "@kvatlas/shared/tokenization/prompt-encoder";
 import type { ScopeId } from "@kvatlas/shared/types";
-import { encoderOptions } from "../pool-encoder.ts";
+import { localEncoderOptions } from "../pool-encoder.ts";
 import { formatTable } from "../table.ts";
 import type { Inspection } from "./inspection.ts";
 import type { InspectSource } from "./source.ts";
@@ -81,14 +82,7 @@ async function lookUp(
 }
 
 async function encode(pool: PoolConfig, request: PromptRequest): Promise<Uint32Array> {
-  const { path } = pool.tokenizer;
-  if (path === null) {
-    throw new KvatlasError(
-      "KVATLAS_CONFIG_INVALID",
-      `pool ${pool.name} has no tokenizer: set its tokenizer.path, the directory of the model's tokenizer.`,
-    );
-  }
-  const encoder = createLocalPromptEncoder(encoderOptions(pool, path));
+  const encoder = createLocalPromptEncoder(await localEncoderOptions(pool, silentLogger));
   try {
     const [prompt] = await encoder.encode(request);
     return prompt?.tokenIds ?? new Uint32Array();

@@ -17,6 +17,7 @@ import { type ParsedRequest, parseRequest } from "../request/parse-request.ts";
 import type { Decider } from "../routing/decide.ts";
 import type { Decision } from "../routing/decision.ts";
 import { decisionHeader, logFieldsOf, matchingRatio } from "../routing/explain.ts";
+import { forwardedIds } from "../tokenization/forwarded-ids.ts";
 import { answerError } from "./answer.ts";
 import { isPromptPath } from "./paths.ts";
 import { type BodyBudget, type HeldBody, readBody } from "./read-body.ts";
@@ -93,15 +94,17 @@ export function createProxyRoute(deps: ProxyRouteDeps, config: RouterConfig) {
         return;
       }
       decision = await deps.decider.decide({
+      const encoder = deps.encoders.get(route.pool.config.name) ?? null;
+      const forwarded = forwardedIds(route.pool.config, parsed, encoder);
         request: parsed,
         route,
         fleet,
-        encoder: deps.encoders.get(route.pool.config.name) ?? null,
+        encoder: forwarded?.encoder ?? encoder,
         session,
         requestId,
       });
       const beforeSendMs = deps.clock.monotonic() - startedAt;
-      const result = await send(incoming, { held: body, bytes, resolved, decision });
+      const result = await send(incoming, { held: body, bytes: forwarded?.body(bytes) ?? bytes, resolved, decision });
       const totalMs = deps.clock.monotonic() - startedAt;
       const firstByteMs = result.firstByteMs === null ? null : beforeSendMs + result.firstByteMs;
       if (firstByteMs !== null) deps.metrics.firstByte(decision.mode, firstByteMs);

@@ -1,13 +1,13 @@
 import { type ErrorCode, isKvatlasError } from "@kvatlas/shared/errors";
-import { loadPromptEncoderCore, type PromptEncoderCore } from "@kvatlas/shared/tokenization/local-prompt-encoder";
-import type { EncodedPrompt, LocalEncoderOptions, PromptRequest } from "@kvatlas/shared/tokenization/prompt-encoder";
+import { type EngineEncoder, type EngineEncoderOptions, loadEngineEncoder } from "@kvatlas/shared/tokenization/local-prompt-encoder";
+import type { EncodedPrompt, PromptRequest } from "@kvatlas/shared/tokenization/prompt-encoder";
 import { move, transferableSymbol, valueSymbol, workerData } from "piscina";
 
 /** What a thread is started with. */
 export interface TokenizerThreadData {
   /** Module with `run`, imported by the thread's entry file. */
   readonly entry: string;
-  readonly options: Omit<LocalEncoderOptions, "now">;
+  readonly options: Omit<EngineEncoderOptions, "now">;
 }
 
 /** One request, or a call that only waits until the thread is loaded. */
@@ -24,21 +24,28 @@ const WARM_UP_ROUNDS = 3;
 /** After a failed load the directory is read again at most this often. */
 const RELOAD_AFTER_MS = 5000;
 
-let loading: Promise<PromptEncoderCore> | null = null;
+let loading: Promise<EngineEncoder> | null = null;
 let loadFailed = false;
 let failedAt = 0;
 
-async function loadCore(): Promise<PromptEncoderCore> {
+async function loadEncoder(): Promise<EngineEncoder> {
   const { options } = workerData as unknown as TokenizerThreadData;
-  const core = await loadPromptEncoderCore(options);
-  for (let i = 0; i < WARM_UP_ROUNDS; i++) core.tokenizer.encode(WARM_UP_TEXT + String(i), { addSpecialTokens: false });
-  return core;
+  const encoder = await loadEngineEncoder(options);
+  for (let i = 0; i < WARM_UP_ROUNDS; i++) {
+    const text = WARM_UP_TEXT + String(i);
+    await encoder.encode({ kind: "completion", bodyText: JSON.stringify({ prompt: text }) });
+    // Models without a template refuse, which warms nothing and hurts nobody.
+    await encoder
+      .encode({ kind: "chat", bodyText: JSON.stringify({ messages: [{ role: "user", content: text }] }) })
+      .catch(() => undefined);
+  }
+  return encoder;
 }
 
-function loadedCore(): Promise<PromptEncoderCore> {
+function loadedEncoder(): Promise<EngineEncoder> {
   if (loading === null || (loadFailed && performance.now() - failedAt > RELOAD_AFTER_MS)) {
     loadFailed = false;
-    loading = loadCore();
+    loading = loadEncoder();
     loading.catch(() => {
       loadFailed = true;
       failedAt = performance.now();
@@ -50,9 +57,9 @@ function loadedCore(): Promise<PromptEncoderCore> {
 /** Runs in the thread. */
 export async function run(task: TokenizerTask): Promise<unknown> {
   try {
-    const core = await loadedCore();
+    const encoder = await loadedEncoder();
     if (task.kind === "load") return { prompts: [] } satisfies TokenizerAnswer;
-    const prompts = core.encode(task);
+    const prompts = await encoder.encode(task);
     const answer: TokenizerAnswer = { prompts };
     return move({
       get [transferableSymbol]() {

@@ -138,7 +138,7 @@ pools:
         - pools[0].endpoints.static[1].address: "h:1" is also pools[0].endpoints.static[0].address; every replica has its own.
         - pools[1].endpoints.static[0].events: "tcp://h:2" is also pools[0].endpoints.static[0].events; every replica has its own.
         - pools[0].endpoints.static[1].replay: set without events and without ingester.bind; name the address where the replica publishes its events.
-        - pools[0].tokenizer.path: missing; source local needs the directory of the tokenizer.
+        - pools[0].tokenizer.path: missing; source local needs the directory of the tokenizer, or tokenizer.repository, its model on the hub.
         - ingester.leaseTtlMs: got 1000, expected at least twice ingester.heartbeatMs (1000), so that one late beat loses no endpoint."
     `);
   });

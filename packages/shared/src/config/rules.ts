@@ -32,8 +32,10 @@ export function contradictions(config: KvatlasConfig): readonly string[] {
     }
   }
   for (const [i, pool] of config.pools.entries()) {
-    if (pool.tokenizer.source === "local" && pool.tokenizer.path === null) {
-      problems.push(`pools[${i}].tokenizer.path: missing; source local needs the directory of the tokenizer.`);
+    if (pool.tokenizer.source === "local" && pool.tokenizer.path === null && pool.tokenizer.repository === null) {
+      problems.push(
+        `pools[${i}].tokenizer.path: missing; source local needs the directory of the tokenizer, or tokenizer.repository, its model on the hub.`,
+      );
     }
   }
   if (config.ingester.leaseTtlMs < 2 * config.ingester.heartbeatMs) {

@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { hashAlgorithms } from "../hashing/key-scheme.ts";
 import { accessSchema, modelRouteSchema, overloadSchema, retryBudgetSchema, upstreamSchema } from "./proxy-schema.ts";
+import { tokenizerSchema } from "./tokenizer-schema.ts";
 
 /*
  * The whole configuration: one schema, used to validate, to fill in defaults and to print docs/configuration.md.
@@ -94,23 +95,7 @@ export const poolSchema = z.strictObject({
     .strictObject({ static: z.array(staticEndpointSchema).default([]).describe("Replicas by address.") })
     .default({ static: [] })
     .describe("Where the replicas are. Replicas that dial the ingester (ingester.bind) need no entry."),
-  tokenizer: z
-    .strictObject({
-      source: z
-        .enum(["auto", "local", "none"])
-        .default("auto")
-        .describe("auto: local when a path is given, else none. none: only requests that carry token ids are routed by prefix."),
-      path: z
-        .string()
-        .nullable()
-        .default(null)
-        .describe("Directory with tokenizer.json, tokenizer_config.json and, where present, config.json and chat_template.jinja."),
-      chatTemplate: z.string().nullable().default(null).describe("File with a chat template that replaces the directory's."),
-      threads: z.int().min(1).max(64).nullable().default(null).describe("Worker threads; null: cores - 1, at least 1, at most 4."),
-      maxQueue: z.int().min(1).default(256).describe("Requests that may wait for a thread; further ones are routed by load."),
-    })
-    .prefault({})
-    .describe("How prompts become token ids."),
+  tokenizer: tokenizerSchema.prefault({}).describe("How prompts become token ids."),
   prefixCache: z
     .strictObject({
       mode: z

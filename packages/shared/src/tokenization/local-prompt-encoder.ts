@@ -1,8 +1,9 @@
 import { KvatlasError } from "../errors.ts";
+import type { TokenizerEngineChoice } from "./engine-choice.ts";
 import { createTokenizer, type Tokenizer } from "./hf-tokenizer.ts";
 import type { EncodedPrompt, LocalEncoderOptions, PromptEncoder, PromptRequest } from "./prompt-encoder.ts";
 import { createPromptPlan, finishPrompt } from "./prompt-plan.ts";
-import { createTextEngine, type TextEngineName, type TokenizerEngineChoice } from "./text-engine.ts";
+import { createTextEngine, type TextEngineName } from "./text-engine.ts";
 import { readTokenizerFiles } from "./tokenizer-files.ts";
 
 export type { Tokenizer } from "./hf-tokenizer.ts";

@@ -7,6 +7,20 @@ import { DEFAULT_CACHE_BYTES, type TokenizerFiles } from "./tokenizer-files.ts";
 
 type Binding = typeof import("tokenizers");
 
+/** Why the binding cannot be loaded here; null when it can. */
+export async function nativeEngineMissing(): Promise<string | null> {
+  const loaded = await loadBinding();
+  return "missing" in loaded ? loaded.missing : null;
+}
+
+async function loadBinding(): Promise<{ readonly binding: Binding } | { readonly missing: string }> {
+  try {
+    return { binding: await import("tokenizers") };
+  } catch (error) {
+    return { missing: firstLine(error) };
+  }
+}
+
 /**
  * Hugging Face's Rust tokenizers (npm `tokenizers`), the code that the engine itself runs. The package is optional: its binaries exist for
  * common platforms only. Encoding runs in the process's thread pool, off the calling thread.
@@ -18,12 +32,9 @@ export async function createNativeEngine(
   modelType: string,
   cacheBytes: number = DEFAULT_CACHE_BYTES,
 ): Promise<{ readonly engine: TextEngine } | { readonly missing: string }> {
-  let binding: Binding;
-  try {
-    binding = await import("tokenizers");
-  } catch (error) {
-    return { missing: firstLine(error) };
-  }
+  const loaded = await loadBinding();
+  if ("missing" in loaded) return loaded;
+  const { binding } = loaded;
   const json = enginePipeline(files.tokenizer, files.config, modelType);
   let tokenizer: InstanceType<Binding["Tokenizer"]>;
   try {

@@ -1,3 +1,5 @@
+import type { MediaItem } from "../hashing/block-hasher.ts";
+
 /** A request as far as tokenization is concerned. */
 export interface PromptRequest {
   /** `chat` has `messages`; `completion` has `prompt`. */
@@ -10,6 +12,8 @@ export interface EncodedPrompt {
   /** Text handed to the tokenizer; null when the request carried token ids. */
   readonly rendered: string | null;
   readonly tokenIds: Uint32Array;
+  /** Images and the like, whose identifiers are part of the keys; absent where there are none. Only engines can say. */
+  readonly media?: readonly MediaItem[];
 }
 
 /** OpenAI request -> token ids, exactly as the engine computes them. */

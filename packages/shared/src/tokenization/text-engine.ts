@@ -1,13 +1,9 @@
 import { KvatlasError } from "../errors.ts";
+import type { TokenizerEngineChoice } from "./engine-choice.ts";
 import { createTokenizer } from "./hf-tokenizer.ts";
 import { createNativeEngine } from "./native-engine.ts";
 import type { SpecialIds } from "./special-ids.ts";
 import type { TokenizerFiles } from "./tokenizer-files.ts";
-
-export const tokenizerEngineChoices = ["auto", "javascript", "native"] as const;
-
-/** `auto`: native where its binary loads, else JavaScript. */
-export type TokenizerEngineChoice = (typeof tokenizerEngineChoices)[number];
 
 export type TextEngineName = Exclude<TokenizerEngineChoice, "auto">;
 
