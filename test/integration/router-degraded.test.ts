@@ -86,20 +86,24 @@ describe("the index", () => {
   it.each([
     ["lookup-timeout", never],
     ["index-unavailable", unreachable],
-  ] as const)("%s: the request is routed by load, and counted", async (reason, lookup) => {
-    const backend = createMemoryBackend();
-    const index: BlockIndex = overriding(backend.index, { lookup });
-    const rig = await rigOf({ backend: { index, registry: backend.registry }, router: { lookupTimeoutMs: 20 } });
-    const prompt = promptOf(100, 2);
-    await rig.hold(rig.endpoints[0] ?? "", prompt, 6);
-    await expect.poll(async () => (await complete(rig, prompt)).status).toBe(200);
-    await expect
-      .poll(async () => {
-        expect(await complete(rig, prompt)).toEqual({ mode: "load", status: 200 });
-        return decisions(rig, "load", reason);
-      })
-      .toBeGreaterThan(0);
-  });
+  ] as const)(
+    "%s: the request is routed by load, the next one like it by what was sent where, and both are counted",
+    async (reason, lookup) => {
+      const backend = createMemoryBackend();
+      const index: BlockIndex = overriding(backend.index, { lookup });
+      const rig = await rigOf({ backend: { index, registry: backend.registry }, router: { lookupTimeoutMs: 20 } });
+      await rig.hold(rig.endpoints[0] ?? "", promptOf(100, 2), 6);
+      let seed = 3;
+      await expect
+        .poll(async () => {
+          expect(await complete(rig, promptOf(100, seed++))).toEqual({ mode: "load", status: 200 });
+          return decisions(rig, "load", reason);
+        })
+        .toBeGreaterThan(0);
+      expect(await complete(rig, promptOf(100, seed - 1))).toEqual({ mode: "estimated", status: 200 });
+      expect(await decisions(rig, "estimated", reason)).toBe(1);
+    },
+  );
 
   it("that knows nothing of the replicas yet leaves the decision to load", async () => {
     const rig = await rigOf({});

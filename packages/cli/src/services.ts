@@ -20,8 +20,11 @@ export async function buildIngester({ config, logger, metricsRegistry, backends 
 
 export async function buildRouter({ config, logger, metricsRegistry, backends }: ServiceDeps): Promise<Component> {
   const { createRouter } = await import("@kvatlas/router/app");
-  const { index, registry } = backends.open("request");
-  return createRouter({ index, registry, logger, metricsRegistry, createEncoder: await createPoolEncoder(config, logger) }, config);
+  const { index, registry, history } = backends.open("request");
+  return createRouter(
+    { index, registry, history, logger, metricsRegistry, createEncoder: await createPoolEncoder(config, logger) },
+    config,
+  );
 }
 
 export function ingesterDeadlineMs(): number {

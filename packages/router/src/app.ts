@@ -7,10 +7,12 @@ import type { BlockIndex } from "@kvatlas/shared/index/block-index";
 import { type Component, createLifecycle } from "@kvatlas/shared/lifecycle";
 import type { Logger } from "@kvatlas/shared/logger";
 import type { EndpointRegistry } from "@kvatlas/shared/registry/endpoint-registry";
+import type { RoutingHistory } from "@kvatlas/shared/routing-history/routing-history";
 import type { PromptEncoder } from "@kvatlas/shared/tokenization/prompt-encoder";
 import type { Registry } from "prom-client";
 import { AccessGuard } from "./access/access-guard.ts";
 import type { FleetSnapshot } from "./fleet/fleet.ts";
+import { CacheFloors } from "./estimation/cache-floors.ts";
 import { FleetView } from "./fleet/fleet-view.ts";
 import { InflightTracker } from "./fleet/inflight-tracker.ts";
 import { LoadReader } from "./fleet/load-reader.ts";
@@ -39,6 +41,8 @@ import { TokenizerMetrics } from "./tokenization/tokenizer-metrics.ts";
   /** Of role "request": fails fast. Not closed by the router. */
   readonly index: BlockIndex;
   readonly registry: EndpointRegistry;
+  /** What routers sent where. @defaultValue in the memory of this router */
+  readonly history?: RoutingHistory;
   readonly logger: Logger;
   readonly clock?: Clock;
   readonly metricsRegistry: Registry;
@@ -94,6 +98,7 @@ export function createRouter(deps: RouterDeps, config: KvatlasConfig, options: R
     queued: (priority) => overload.queued(priority),
     config.router.verifySampleRate,
   );
+  const floors = new CacheFloors();
   let turn = 0;
   const decider = new Decider(
     {
@@ -108,6 +113,9 @@ export function createRouter(deps: RouterDeps, config: KvatlasConfig, options: R
       clock,
       logger,
       onDecided: (decision) => metrics.decided(decision),
+      ...(deps.history === undefined ? {} : { history: deps.history }),
+      floors,
+      onShared: (outcome, routings) => metrics.shared(outcome, routings),
     },
     { routerId, config: config.router },
   );
@@ -166,6 +174,7 @@ export function createRouter(deps: RouterDeps, config: KvatlasConfig, options: R
     const endpoints = snapshot.pools.flatMap((pool) => pool.endpoints);
     pools.retain(new Set(endpoints.map((endpoint) => endpoint.address)));
     ejection.retain(new Set(endpoints.map((endpoint) => endpoint.id)));
+    floors.observe(snapshot, clock.now());
   });
 
   const lifecycle = createLifecycle(

@@ -18,6 +18,7 @@ export class RouterMetrics {
   readonly #firstByteSeconds: Histogram<"mode">;
   readonly #retries: Counter<"why">;
   readonly #verified: Counter<"result">;
+  readonly #shared: Counter<"outcome">;
   readonly #shed: Counter<"why" | "priority">;
   readonly #queueSeconds: Histogram<"priority">;
 
@@ -52,13 +53,13 @@ export class RouterMetrics {
     });
     this.#matchingRatio = new Histogram({
       name: "kvatlas_router_matching_ratio",
-      help: "Part of the looked-up blocks that the picked endpoint holds, of precise decisions.",
+      help: "Part of the looked-up blocks that the picked endpoint holds, of precise and estimated decisions.",
       buckets: [...buckets.ratio],
       registers,
     });
     this.#promptTokens = new Counter({
       name: "kvatlas_router_prompt_tokens_total",
-      help: "Prompt tokens of precise decisions.",
+      help: "Prompt tokens of precise and estimated decisions.",
       registers,
     });
     this.#matchedTokens = new Counter({
@@ -83,6 +84,12 @@ export class RouterMetrics {
       name: "kvatlas_router_retries_total",
       help: "Attempts on another endpoint, by what was wrong with the one before: connect, cut (before the first byte), unavailable (503); over-budget counts those that were not made.",
       labelNames: ["why"],
+      registers,
+    });
+    this.#shared = new Counter({
+      name: "kvatlas_router_history_routings_total",
+      help: "Routings on their way to the other routers (estimates, speculation): ok, failed, or dropped because the store was slower than the requests.",
+      labelNames: ["outcome"],
       registers,
     });
     this.#verified = new Counter({
@@ -146,7 +153,7 @@ export class RouterMetrics {
     if (timings.tokenizeMs !== null) this.#stepSeconds.observe({ step: "tokenize" }, timings.tokenizeMs / 1_000);
     if (timings.keysMs !== null) this.#stepSeconds.observe({ step: "keys" }, timings.keysMs / 1_000);
     if (timings.lookupMs !== null) this.#stepSeconds.observe({ step: "lookup" }, timings.lookupMs / 1_000);
-    if (decision.mode !== "precise") return;
+    if (decision.mode !== "precise" && decision.mode !== "estimated") return;
     this.#matchingRatio.observe(matchingRatio(decision));
     this.#promptTokens.inc(decision.promptTokens ?? 0);
     this.#matchedTokens.inc(decision.matchedTokens);
@@ -170,6 +177,10 @@ export class RouterMetrics {
 
   waited(priority: Priority, ms: number): void {
     this.#queueSeconds.observe({ priority }, ms / 1_000);
+  }
+
+  shared(outcome: "ok" | "failed" | "dropped", routings: number): void {
+    this.#shared.inc({ outcome }, routings);
   }
 
   verified(agrees: boolean): void {

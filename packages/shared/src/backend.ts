@@ -18,6 +18,9 @@ import { MemoryEndpointRegistry } from "./registry/memory-endpoint-registry.ts";
 import { MemoryHousekeepingRecords } from "./registry/memory-housekeeping-records.ts";
 import { createRedisEndpointRegistry } from "./registry/redis-endpoint-registry.ts";
 import { createRedisHousekeepingRecords } from "./registry/redis-housekeeping-records.ts";
+import { MemoryRoutingHistory } from "./routing-history/memory-routing-history.ts";
+import { createRedisRoutingHistory } from "./routing-history/redis-routing-history.ts";
+import type { RoutingHistory } from "./routing-history/routing-history.ts";
 
 /** What a process knows of the store itself. */
 export interface StoreState {
@@ -32,6 +35,7 @@ export interface Backend {
   readonly index: BlockIndex;
   readonly registry: EndpointRegistry;
   readonly housekeeping: HousekeepingRecords;
+  readonly history: RoutingHistory;
   readonly store: StoreState;
   /** True once the store answers, false when it has not within `timeoutMs`. Nobody needs to wait: clients connect by themselves, again and again. */
   connected(timeoutMs: number): Promise<boolean>;
@@ -57,6 +61,7 @@ export function createMemoryBackend(options: BackendOptions = {}): Backend {
     index,
     registry,
     housekeeping: new MemoryHousekeepingRecords(),
+    history: new MemoryRoutingHistory(),
     store: { troubles: () => [], memory: async () => [] },
     connected: async () => true,
     close: async () => {
@@ -89,6 +94,7 @@ export function createRedisBackend(config: RedisConfig, role: RedisRole, logger:
     index,
     registry,
     housekeeping: createRedisHousekeepingRecords({ connection, keys }),
+    history: createRedisRoutingHistory({ connection, keys }, { shards: shardsFor(topology, 1) }),
     store: { troubles: () => troubles.sentences(), memory: () => serverMemories(connection) },
     connected: (timeoutMs) => connection.connected(timeoutMs),
     close: async () => {

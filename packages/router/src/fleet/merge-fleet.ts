@@ -62,6 +62,8 @@ export function mergeFleet(input: MergeInput): readonly FleetPool[] {
         groups: meta?.groups ?? [],
         loras: meta?.loras ?? {},
         heartbeat: record === null ? null : record.heartbeat,
+        incarnation: record?.state.incarnation ?? 0,
+        processStartMs: typeof meta?.processStartSeconds === "number" ? meta.processStartSeconds * 1_000 : null,
       };
     });
     return { config, endpoints };

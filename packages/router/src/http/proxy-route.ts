@@ -17,6 +17,7 @@ import { type ParsedRequest, parseRequest } from "../request/parse-request.ts";
 import type { Decider } from "../routing/decide.ts";
 import type { Decision } from "../routing/decision.ts";
 import { decisionHeader, logFieldsOf, matchingRatio } from "../routing/explain.ts";
+import type { Placement } from "../routing/placement.ts";
 import { forwardedIds } from "../tokenization/forwarded-ids.ts";
 import { answerError } from "./answer.ts";
 import { isPromptPath } from "./paths.ts";
@@ -105,6 +106,8 @@ export function createProxyRoute(deps: ProxyRouteDeps, config: RouterConfig) {
       });
       const beforeSendMs = deps.clock.monotonic() - startedAt;
       const result = await send(incoming, { held: body, bytes: forwarded?.body(bytes) ?? bytes, resolved, decision });
+      // What was refused was not computed.
+      if (result.status === null || result.status >= 400) decision.placement?.failed();
       const totalMs = deps.clock.monotonic() - startedAt;
       const firstByteMs = result.firstByteMs === null ? null : beforeSendMs + result.firstByteMs;
       if (firstByteMs !== null) deps.metrics.firstByte(decision.mode, firstByteMs);
@@ -157,7 +160,11 @@ export function createProxyRoute(deps: ProxyRouteDeps, config: RouterConfig) {
       body: bytes.length === 0 ? null : bytes,
       answerModel: resolved.restoreInAnswers && alias !== null && target !== null ? { from: target, to: alias } : null,
       endpoints: decision.ranking.map((ranked) => ranked.endpoint),
-      begin: (endpoint) => releasing(held, deps.inflight.begin(endpoint.id, promptTokens - matchedBy(endpoint), promptTokens)),
+      begin: (endpoint) => {
+        decision.placement?.sentTo(endpoint);
+        const entry = deps.inflight.begin(endpoint.id, promptTokens - matchedBy(endpoint), promptTokens);
+        return placing(decision.placement, releasing(held, entry));
+      },
       ownHeaders: (endpoint) => ownHeaders(requestId, decision, endpoint, matchedBy(endpoint)),
       onRetry: (why) => deps.metrics.retried(why),
     });
@@ -212,6 +219,22 @@ function sessionOf(request: IncomingMessage, header: string): string | null {
 }
 
 /** The body is let go of with the first byte of the answer: no other attempt will need it. */
+/** An attempt that ends without a first byte has left nothing in the endpoint's cache. */
+function placing(placement: Placement | undefined, entry: InflightEntry): InflightEntry {
+  let hasBegun = false;
+  return {
+    firstByte: () => {
+      hasBegun = true;
+      entry.firstByte();
+    },
+    produced: entry.produced,
+    end: () => {
+      if (!hasBegun) placement?.failed();
+      entry.end();
+    },
+  };
+}
+
 function releasing(held: HeldBody, entry: InflightEntry): InflightEntry {
   return {
     firstByte: () => {

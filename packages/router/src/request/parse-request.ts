@@ -1,6 +1,7 @@
 import { isUtf8 } from "node:buffer";
 import { type JsonValue, LosslessJsonError, parseLosslessJson } from "@kvatlas/shared/tokenization/lossless-json";
 import { HttpError } from "./openai-error.ts";
+import { promptTextOf } from "./prompt-text.ts";
 import { tokenIdsOf, tokenPromptsOf, truncateTokenIds } from "./token-ids.ts";
 
 /**
@@ -22,6 +23,8 @@ export interface ParsedRequest {
   readonly cacheSalt: string | null;
   /** The body as text, for encoders: number forms and key order count. */
   readonly bodyText: string;
+  /** Text of the prompt, see `promptTextOf`; absent where the body is not JSON. */
+  readonly promptText?: () => string;
 }
 
 type Json = Readonly<Record<string, unknown>>;
@@ -113,6 +116,7 @@ function describe(json: Json, bodyText: string, kind: "chat" | "completion" | "g
     prompt: promptOf(json, kind),
     cacheSalt: typeof json.cache_salt === "string" && json.cache_salt !== "" ? json.cache_salt : null,
     bodyText,
+    promptText: () => promptTextOf(json),
   };
 }
 

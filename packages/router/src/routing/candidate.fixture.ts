@@ -18,6 +18,8 @@ export function endpointOf(id: string, change: Partial<FleetEndpoint> = {}): Fle
     groups: [],
     loras: {},
     heartbeat: null,
+    incarnation: 0,
+    processStartMs: null,
     ...change,
   };
 }

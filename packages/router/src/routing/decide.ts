@@ -2,15 +2,24 @@ import type { Clock } from "@kvatlas/shared/clock";
 import type { PoolConfig, RouterConfig } from "@kvatlas/shared/config/schema";
 import type { BlockIndex } from "@kvatlas/shared/index/block-index";
 import type { Logger } from "@kvatlas/shared/logger";
+import { MemoryRoutingHistory } from "@kvatlas/shared/routing-history/memory-routing-history";
+import type { RoutingHistory } from "@kvatlas/shared/routing-history/routing-history";
+import { CacheFloors } from "../estimation/cache-floors.ts";
+import { PrefixEstimator } from "../estimation/prefix-estimator.ts";
+import { RoutingMemory, type RoutingMemoryDeps } from "../estimation/routing-memory.ts";
 import { HttpError } from "../request/openai-error.ts";
+import { Speculation } from "../speculation/speculation.ts";
 import { Contest, type ContestDeps } from "./contest.ts";
 import type { Decision } from "./decision.ts";
 import { whyNone } from "./eligible.ts";
+import { LookupGate } from "./lookup-gate.ts";
+import { EstimatedMode } from "./modes/estimated-mode.ts";
 import { createLoadMode } from "./modes/load-mode.ts";
 import { hasGivenUp, type Mode, type Ruling } from "./modes/mode.ts";
 import { createOffMode } from "./modes/off-mode.ts";
 import { PreciseMode } from "./modes/precise-mode.ts";
 import type { OffPolicySources } from "./off-policy.ts";
+import { Placement } from "./placement.ts";
 import type { PromptKeys } from "./prompt-keys.ts";
 import { type DecideInput, RequestWork } from "./request-work.ts";
 import type { VerifyLookup } from "./verify-lookup.ts";
@@ -22,8 +31,14 @@ export interface DeciderDeps extends ContestDeps {
   readonly sources: OffPolicySources;
   readonly clock: Clock;
   readonly logger: Logger;
+  /** What routers sent where. @defaultValue in the memory of this one */
+  readonly history?: RoutingHistory;
+  /** Told of the fleet where endpoints come and go. @defaultValue nothing is known of their starts but what the fleet says */
+  readonly floors?: CacheFloors;
   /** Called once per decision. */
   readonly onDecided: (decision: Decision) => void;
+  /** Called for each batch of what was sent where, on its way to the other routers. @defaultValue nobody hears of it */
+  readonly onShared?: RoutingMemoryDeps["onWritten"];
 }
 
 export interface DeciderOptions {
@@ -38,31 +53,35 @@ export interface DeciderOptions {
 export class Decider {
   readonly #deps: DeciderDeps;
   readonly #options: DeciderOptions;
-  readonly #off: Mode;
-  readonly #precise: Mode;
-  readonly #load: Mode;
+  readonly #modes: Readonly<Record<"precise" | "estimated" | "off", readonly Mode[]>>;
 
   constructor(deps: DeciderDeps, options: DeciderOptions) {
     const { config, routerId } = options;
+    const { clock, logger } = deps;
     this.#deps = deps;
     this.#options = options;
+    const history = deps.history ?? new MemoryRoutingHistory({ clock });
+    const memory = new RoutingMemory({ history, clock, logger, onWritten: deps.onShared ?? (() => {}) });
     const contest = new Contest(deps, { routerId, lookupTimeoutMs: config.lookupTimeoutMs });
-    this.#off = createOffMode(contest, config.offPolicy, deps.sources);
-    this.#precise = new PreciseMode({ ...deps, contest }, config);
-    this.#load = createLoadMode(contest);
+    const estimator = new PrefixEstimator({ memory, floors: deps.floors ?? new CacheFloors() }, config);
+    const speculation = new Speculation(memory, config);
+    const precise = new PreciseMode({ ...deps, contest, estimator, speculation, gate: new LookupGate(clock) }, config);
+    const estimated = new EstimatedMode({ contest, estimator, logger });
+    const load = createLoadMode(contest);
+    this.#modes = {
+      precise: [precise, estimated, load],
+      estimated: [estimated, load],
+      off: [createOffMode(contest, config.offPolicy, deps.sources)],
+    };
   }
 
   async decide(input: DecideInput): Promise<Decision> {
     const { clock, logger, onDecided } = this.#deps;
     const work = new RequestWork(input, clock, logger, this.#options.config);
-    const ruling = await this.#rule(work, this.#modesOf(input.route.pool.config));
+    const ruling = await this.#rule(work, this.#modes[modeOfPool(input.route.pool.config)]);
     const decision = decisionOf(work, ruling);
     if (!work.isDryRun) onDecided(decision);
     return decision;
-  }
-
-  #modesOf(pool: PoolConfig): readonly Mode[] {
-    return pool.prefixCache.mode === "off" ? [this.#off] : [this.#precise, this.#load];
   }
 
   async #rule(work: RequestWork, modes: readonly Mode[]): Promise<Ruling> {
@@ -75,9 +94,26 @@ export class Decider {
   }
 }
 
+/** The mode that a pool's configuration names, whatever name it uses. */
+export function modeOfPool(pool: Pick<PoolConfig, "prefixCache">): "precise" | "estimated" | "off" {
+  switch (pool.prefixCache.mode) {
+    case "off":
+      return "off";
+    case "estimated":
+    case "estimate":
+    case "PREFIX_CACHE":
+      return "estimated";
+    default:
+      return "precise";
+  }
+}
+
 function decisionOf(work: RequestWork, { mode, reason, ranking, residency }: Ruling): Decision {
   const [picked] = ranking;
   if (picked === undefined) throw new HttpError(503, whyNone(work.input.route.endpoints), { retryAfterSeconds: 1 });
+  // At once, in the same turn as the ranking: the next request of a burst is to know of this one.
+  const placement = work.isDryRun || work.remember === null ? null : new Placement(work.remember);
+  placement?.sentTo(picked.endpoint);
   return {
     endpoint: picked.endpoint,
     mode,
@@ -88,5 +124,6 @@ function decisionOf(work: RequestWork, { mode, reason, ranking, residency }: Rul
     matchedBlocks: residency.matches.get(picked.endpoint.id)?.blocks ?? 0,
     ranking,
     timings: work.timings,
+    ...(placement === null ? {} : { placement }),
   };
 }

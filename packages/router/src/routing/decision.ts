@@ -1,17 +1,26 @@
 import type { FleetEndpoint } from "../fleet/fleet.ts";
 import type { Ranked } from "./candidate.ts";
-
-/** How a decision came about: `precise` by what the replicas hold, `load` where that could not be known in time, `off` where it is not wanted. */
-export type DecisionMode = "precise" | "load" | "off";
+import type { Placement } from "./placement.ts";
 
 /**
- * Why. Precise: `prefix` (the longest prefix wins), `balanced` (a longer one exists where it would have to wait), `cold` (nobody holds any).
- * Load: what kept the prefix from being known. Off: the policy.
+ * How a decision came about: `precise` by what the replicas hold, `estimated` by what routers sent where, `load` where neither could be known in time, `off`
+ * where it is not wanted.
+ */
+export type DecisionMode = "precise" | "estimated" | "load" | "off";
+
+/**
+ * Why. Precise and estimated: `prefix` (the longest prefix wins), `balanced` (a longer one exists where it would have to wait), `cold` (nobody holds any).
+ * Precise: `speculated` (follows a request that was just sent there). Estimated: `low-match` (too little is known to go by), and what kept precise from
+ * knowing. Load: what kept the prefix from being known. Off: the policy.
  */
 export const decisionReasons = [
   "prefix",
   "balanced",
   "cold",
+  "speculated",
+  "low-match",
+  "endpoint-silent",
+  "endpoint-not-indexed",
   "not-a-prompt",
   "media",
   "prompt-embeds",
@@ -54,4 +63,6 @@ export interface Decision {
   /** Best first; the picked endpoint is the first. */
   readonly ranking: readonly Ranked[];
   readonly timings: DecisionTimings;
+  /** To be told what becomes of the request; absent for dry runs and where nothing is remembered. */
+  readonly placement?: Placement;
 }

@@ -1,10 +1,12 @@
 import type { Clock } from "@kvatlas/shared/clock";
 import type { Logger } from "@kvatlas/shared/logger";
 import type { PromptEncoder } from "@kvatlas/shared/tokenization/prompt-encoder";
+import type { EstimateChains } from "../estimation/prefix-estimator.ts";
 import type { FleetSnapshot, ModelRoute } from "../fleet/fleet.ts";
 import type { FleetLoad } from "../fleet/load-reader.ts";
 import type { ParsedRequest } from "../request/parse-request.ts";
 import type { DecisionReason, DecisionTimings } from "./decision.ts";
+import type { Remember } from "./placement.ts";
 import { tieKeyOfText } from "./tie-key.ts";
 import { type TokenizedPrompt, tokenizeDeadlineMs, tokenizePrompt } from "./tokenize-prompt.ts";
 
@@ -52,6 +54,10 @@ export class RequestWork {
   #givenUp: GivenUp | null = null;
   /** Null until the prompt has been tokenized. */
   promptTokens: number | null = null;
+  /** What estimates know the request by, where a mode has found that out already. */
+  chains: EstimateChains | null = null;
+  /** Remembers where the request goes, as the modes that could would have it. */
+  remember: Remember | null = null;
   /** A reading of the load that a mode has left behind. */
   load: FleetLoad | null = null;
 

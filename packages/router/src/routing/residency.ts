@@ -17,13 +17,19 @@ export interface Residency {
   readonly blocks: number;
   /** Key of the first block that nobody holds (else the last one): where this prompt parts from those that share its beginning. */
   readonly partingKey: string | null;
+  /** Endpoints whose match is longer than their events say. */
+  readonly speculated?: ReadonlySet<EndpointId>;
 }
 
 export const heldNowhere: Residency = { matches: new Map(), blocks: 0, partingKey: null };
 
+/** Leading blocks of each query that endpoints count as holding ahead of their events. */
+export type Marks = readonly ReadonlyMap<EndpointId, number>[];
+
 /** Sums what each endpoint holds over the queries that are computed its way. */
-export function residencyOf(queries: readonly KeyedQuery[], found: readonly PrefixMatches[]): Residency {
+export function residencyOf(queries: readonly KeyedQuery[], found: readonly PrefixMatches[], marks: Marks = []): Residency {
   const matches = new Map<EndpointId, { tokens: number; blocks: number; byMedium: Partial<Record<Medium, number>> }>();
+  const speculated = new Set<EndpointId>();
   let partingKey: string | null = null;
   for (let i = 0; i < queries.length; i++) {
     const keyed = queries[i];
@@ -46,9 +52,21 @@ export function residencyOf(queries: readonly KeyedQuery[], found: readonly Pref
         sum.byMedium[medium as Medium] = (sum.byMedium[medium as Medium] ?? 0) + tokens;
       }
     }
+    for (const [endpoint, blocks] of marks[i] ?? []) {
+      const more = blocks - (held.get(endpoint)?.blocks ?? 0);
+      if (more <= 0) continue;
+      longest = Math.max(longest, blocks);
+      const sum = matches.get(endpoint) ?? { tokens: 0, blocks: 0, byMedium: {} };
+      matches.set(endpoint, sum);
+      const tokens = more * keyed.blockSizeTokens;
+      sum.blocks += more;
+      sum.tokens += tokens;
+      sum.byMedium.gpu = (sum.byMedium.gpu ?? 0) + tokens;
+      speculated.add(endpoint);
+    }
     if (i === 0) partingKey = keys[Math.min(longest, keys.length - 1)] ?? null;
   }
-  return { matches, blocks: totalBlocks(queries), partingKey };
+  return { matches, blocks: totalBlocks(queries), partingKey, speculated };
 }
 
 /** Blocks of one way of computing keys: with several ways each prompt occurs once per way. */

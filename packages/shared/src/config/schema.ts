@@ -99,9 +99,33 @@ export const poolSchema = z.strictObject({
   prefixCache: z
     .strictObject({
       mode: z
-        .enum(["precise", "tracking", "off"])
+        .enum(["precise", "tracking", "estimated", "estimate", "PREFIX_CACHE", "off"])
         .default("precise")
-        .describe("precise (alias tracking): by the cache events of the replicas. off: by load alone, see router.offPolicy."),
+        .describe(
+          "precise (alias tracking): by the cache events of the replicas. estimated (aliases estimate, PREFIX_CACHE): by what routers sent where; needs no events. off: by load alone, see router.offPolicy.",
+        ),
+      estimate: z
+        .strictObject({
+          blockTokens: z.int().min(1).max(4_096).default(64).describe("Tokens per block."),
+          blockBytes: z
+            .int()
+            .min(16)
+            .max(65_536)
+            .default(256)
+            .describe("Bytes of the prompt's text per block, where it cannot be tokenized; four count as a token."),
+          ttlMs: positiveMs
+            .max(86_400_000)
+            .default(600_000)
+            .describe("A replica that was not sent a block for this long no longer counts as holding it."),
+          minMatchRatio: z
+            .number()
+            .min(0)
+            .max(1)
+            .default(0.5)
+            .describe("The longest known part of a prompt has to be more than this for the prefix to count; else load decides."),
+        })
+        .prefault({})
+        .describe("What routers sent where: for mode estimated, and for precise where events do not tell."),
       blockSize: z
         .union([z.literal("auto"), z.int().min(1).max(65_536)])
         .default("auto")
@@ -188,7 +212,15 @@ export const routerSchema = z.strictObject({
     .max(1_000)
     .default(1)
     .describe("Added to tokenizeTimeoutMs for each KiB of the body: what a long prompt's prefix is worth grows with it as well."),
-  lookupTimeoutMs: positiveMs.default(10).describe("Past it the request is routed by load."),
+  lookupTimeoutMs: positiveMs.default(10).describe("Past it the request is routed by estimate or load."),
+  speculationMs: z
+    .int()
+    .min(0)
+    .max(60_000)
+    .default(3_000)
+    .describe(
+      "precise: how long the picked replica counts as holding the prompt that was sent to it, until its events say so; 0: not at all.",
+    ),
   maxBodyBytes: z.int().min(1024).default(33_554_432).describe("Larger bodies are answered 413."),
   connectTimeoutMs: positiveMs.default(2_000).describe("To a replica; then another one is tried."),
   firstByteTimeoutMs: positiveMs.default(86_400_000).describe("From the request sent to the first byte of the answer."),
