@@ -8,6 +8,7 @@ import {
   memoryStore,
   poolOf,
   recordOf,
+  scheme,
   startTestIngester,
   type TestIngester,
   TestPrompt,
@@ -111,6 +112,31 @@ describe("events of every form", () => {
     await publisher.publish([["BlockStored", [own(4, 7)], own(4, 0), prompts[4]?.tokens.slice(blockSize), blockSize, null]]);
     await expectHeld(store, keys[4] ?? [], [1, 1]);
     expect(await rig.metric("kvatlas_ingester_skipped_total")).toBe(0);
+  });
+
+  it("keys a block that was decoded right after an image as its engine does, which does not find it again itself (up to 0.18)", async () => {
+    const { store, publisher, rig } = await rigged();
+    const { tokens } = new TestPrompt(1, 3);
+    const plain = createBlockHasher({ scheme, blockSizeTokens: blockSize, model: "m", extrasForm: "plain" });
+    const withImage = (length: number) => plain.chain(tokens, { media: [{ identifier: "img", offset: 0, length }] }).keys;
+    // The image fills block 0. Decoded, block 1 carries its identifier too; in the next turn's prompt it does not.
+    const prompt = withImage(blockSize);
+    const decoded = withImage(blockSize + 1);
+    const stored = (keys: readonly BlockKey[], from: number, to: number, extras: readonly unknown[]) => {
+      const parent = keys[from - 1];
+      const hashes = keys.slice(from, to).map(wireHash);
+      const ids = tokens.slice(from * blockSize, to * blockSize);
+      return ["BlockStored", hashes, parent === undefined ? null : wireHash(parent), ids, blockSize, null, "GPU", null, extras];
+    };
+    await publisher.publish([stored(prompt, 0, 1, [["img"]])]);
+    await publisher.publish([stored(decoded, 1, 2, [["img"]])]);
+    await expectHeld(store, decoded, [1, 1, 0]);
+    await expectHeld(store, prompt, [1, 0, 0]);
+    // The engine hits block 0 alone, and stores the rest once more under the keys that lookups ask for.
+    await publisher.publish([stored(prompt, 1, 3, [null, null])]);
+    await expectHeld(store, prompt, [1, 1, 1]);
+    expect(await rig.metric("kvatlas_ingester_checked_blocks_total", { result: "different" })).toBe(0);
+    expect((await recordOf(store, address))?.meta.findings).toEqual({});
   });
 
   it("is not misled by an engine's clock that is far off or goes back", async () => {
