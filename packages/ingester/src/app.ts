@@ -25,6 +25,7 @@ import { createFleetHousekeeping } from "./housekeeping/fleet-housekeeping.ts";
 import { forgetDeparted } from "./housekeeping/forget-departed.ts";
 import { createHousekeepingMetrics } from "./housekeeping/housekeeping-metrics.ts";
 import type { HousekeepingJobs } from "./housekeeping/jobs.ts";
+import { missingOf } from "./housekeeping/missing.ts";
 import { periodically } from "./housekeeping/periodically.ts";
 import { purgeIndex } from "./housekeeping/purge-index.ts";
 import { serveRebuilds } from "./housekeeping/serve-rebuilds.ts";
@@ -79,6 +80,8 @@ const housekeepingMs = 5_000;
 const maxPurgeMs = 20_000;
 /** A job stays with an ingester that has fallen silent for longer than an endpoint does: running it twice costs more than waiting. */
 const locksPerLease = 3;
+/** Lease times after which an endpoint whose owner shows no sign of life has none: take-overs are through by then. */
+const ownerlessLeases = 2;
 /** Endpoints that a reason for not being ready names. */
 const maxNamed = 5;
 /** A registry that has not answered for this many heartbeats is worth a reason. */
@@ -225,6 +228,7 @@ export function createIngester(deps: IngesterDeps, config: KvatlasConfig, option
         ),
       ];
   let started = false;
+  let missing: readonly string[] = [];
 
   async function keepHouse(): Promise<void> {
     const deadline = clock.monotonic() - departedAfterMs;
@@ -242,7 +246,15 @@ export function createIngester(deps: IngesterDeps, config: KvatlasConfig, option
         { afterMs: 2 * settings.leaseTtlMs },
       );
     }
-    const differences = schemeDifferences(await registry.endpoints(), await registry.scopes());
+    const known = await registry.endpoints();
+    missing = missingOf({
+      wanted: ownership.targets.keys(),
+      records: known,
+      isOwnedHere: (endpoint) => ownership.owns(endpoint),
+      nowMs: clock.now(),
+      ownerlessAfterMs: ownerlessLeases * settings.leaseTtlMs,
+    });
+    const differences = schemeDifferences(known, await registry.scopes());
     for (const [endpoint, tenure] of tenures) tenure.find("scheme-differs", differences.get(endpoint) ?? null);
     const ownedHere = (endpoint: EndpointId) => (ownership.owns(endpoint) ? (tenures.get(endpoint) ?? null) : null);
     await serveRebuilds({ records, logger, ownedHere, onRebuild: () => house.rebuilds.inc() });
@@ -279,7 +291,10 @@ export function createIngester(deps: IngesterDeps, config: KvatlasConfig, option
   const admin =
     options.admin === false
       ? null
-      : createAdminServer({ registry: deps.metricsRegistry, logger, readiness }, { listen: settings.admin, setting: "ingester.admin" });
+      : createAdminServer(
+          { registry: deps.metricsRegistry, logger, readiness, missing: () => missing },
+          { listen: settings.admin, setting: "ingester.admin" },
+        );
   const lifecycle = createLifecycle(
     [
       ...(admin === null ? [] : [admin]),

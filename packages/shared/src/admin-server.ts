@@ -9,6 +9,8 @@ export interface AdminServerDeps {
   readonly logger: Logger;
   /** Why the service is not ready, one sentence each; empty when it is. Called per probe: answers from memory. */
   readonly readiness: () => readonly string[];
+  /** What is missing elsewhere, one sentence each; does not make the service unready. @defaultValue `/readyz` does not speak of it */
+  readonly missing?: () => readonly string[];
 }
 
 export interface AdminServerOptions {
@@ -25,7 +27,7 @@ export interface AdminServer extends Component {
 
 /**
  * What operators and Kubernetes ask a service: `/livez` (200 while the process answers), `/readyz` (200 or 503 with
- * `{ready, reasons}`) and `/metrics` in Prometheus' text form.
+ * `{ready, reasons}`, and `missing` where the service knows) and `/metrics` in Prometheus' text form.
  * `start` rejects with KVATLAS_PORT_IN_USE; `close` answers probes already received, then closes.
  */
 export function createAdminServer(deps: AdminServerDeps, options: AdminServerOptions): AdminServer {
@@ -74,7 +76,8 @@ async function answer(deps: AdminServerDeps, request: IncomingMessage, response:
       return;
     case "/readyz": {
       const reasons = deps.readiness();
-      send(response, reasons.length === 0 ? 200 : 503, "application/json", `${JSON.stringify({ ready: reasons.length === 0, reasons })}\n`);
+      const body = { ready: reasons.length === 0, reasons, ...(deps.missing === undefined ? {} : { missing: deps.missing() }) };
+      send(response, body.ready ? 200 : 503, "application/json", `${JSON.stringify(body)}\n`);
       return;
     }
     case "/metrics":

@@ -7,6 +7,7 @@ interface GatedClient {
   readonly status: string;
   on(event: string, listener: (error: Error) => void): unknown;
   off(event: string, listener: () => void): unknown;
+  setMaxListeners(count: number): unknown;
 }
 
 export interface RedisGateOptions {
@@ -30,6 +31,8 @@ export class RedisGate {
   constructor(client: GatedClient, options: RedisGateOptions) {
     this.#client = client;
     this.#options = options;
+    // Every call that waits listens: as many as there are endpoints.
+    client.setMaxListeners(0);
     client.on("error", (error) => {
       this.#lastError = error.message;
     });
