@@ -185,14 +185,14 @@ export const routerSchema = z.strictObject({
     .number()
     .min(0)
     .max(100)
-    .default(3)
+    .default(4)
     .describe("cost policy: what an uncached token costs against a token already queued; a miss also evicts, hence above 1."),
   decodeFactor: z
     .number()
     .min(0)
     .max(1000)
-    .default(1)
-    .describe("cost policy: queued-prefill-token equivalents per running or waiting request."),
+    .default(200)
+    .describe("cost policy: queued-prefill-token equivalents per running or waiting request: what its decoding delays the first token by."),
   mediumWeights: z
     .strictObject({
       gpu: z.number().min(0).max(1).default(1).describe("A token in GPU memory."),
