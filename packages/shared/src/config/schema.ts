@@ -226,6 +226,19 @@ export const routerSchema = z.strictObject({
   firstByteTimeoutMs: positiveMs.default(86_400_000).describe("From the request sent to the first byte of the answer."),
   maxAttempts: z.int().min(1).max(5).default(2).describe("Replicas tried before the first byte of an answer."),
   responseHeaders: z.boolean().default(true).describe("Send x-kvatlas-endpoint, x-kvatlas-matched-tokens and x-kvatlas-mode."),
+  idleTimeoutMs: positiveMs
+    .default(600_000)
+    .describe("Longest pause within an answer, be it the replica that does not send or the client that does not read; then it is cut."),
+  totalTimeoutMs: positiveMs.default(86_400_000).describe("From the request sent to the end of the answer."),
+  retryBudget: retryBudgetSchema.prefault({}).describe("How many second attempts all requests together may have."),
+  models: z.array(modelRouteSchema).default([]).describe("Names of models besides those of the pools: aliases, rewrites, splits."),
+  access: accessSchema.prefault({}).describe("API keys of clients."),
+  upstream: upstreamSchema.prefault({}).describe("What the router is to replicas."),
+  overload: overloadSchema.prefault({}).describe("What happens when there is too much; off unless enabled."),
+  decisionHeader: z
+    .boolean()
+    .default(false)
+    .describe("Send x-kvatlas-decision: mode, reason and the three best endpoints with what their scores are made of."),
   endpointTtlMs: positiveMs
     .default(15_000)
     .describe(
@@ -241,21 +254,8 @@ export const ingesterSchema = z.strictObject({
     .default(null)
     .describe("Bind mode: replicas dial this address, e.g. tcp://*:5557; who they are is read from the topic kv@<ip[:port]>@<model>."),
   bindHttpPort: port.default(8000).describe("Bind mode: HTTP port of replicas whose topic names none."),
-  idleTimeoutMs: positiveMs
-    .default(600_000)
-    .describe("Longest pause within an answer, be it the replica that does not send or the client that does not read; then it is cut."),
-  totalTimeoutMs: positiveMs.default(86_400_000).describe("From the request sent to the end of the answer."),
   bindReplayPort: port
-  retryBudget: retryBudgetSchema.prefault({}).describe("How many second attempts all requests together may have."),
-  models: z.array(modelRouteSchema).default([]).describe("Names of models besides those of the pools: aliases, rewrites, splits."),
-  access: accessSchema.prefault({}).describe("API keys of clients."),
-  upstream: upstreamSchema.prefault({}).describe("What the router is to replicas."),
-  overload: overloadSchema.prefault({}).describe("What happens when there is too much; off unless enabled."),
     .nullable()
-  decisionHeader: z
-    .boolean()
-    .default(false)
-    .describe("Send x-kvatlas-decision: mode, reason and the three best endpoints with what their scores are made of."),
     .default(null)
     .describe("Bind mode: replay port at the topic's ip; null: asked from the replica (/kv_event_sources), else no replay."),
   instanceId: z.string().nullable().default(null).describe("Unique name; null: host name, pid and a random part."),
