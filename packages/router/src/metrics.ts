@@ -20,6 +20,9 @@ export class RouterMetrics {
   readonly #verified: Counter<"result">;
   readonly #shared: Counter<"outcome">;
   readonly #shed: Counter<"why" | "priority">;
+  /** Counters and histograms of label values that were there before: looking them up by their labels costs more than counting. */
+  readonly #finished = new Map<string, Counter.Internal>();
+  readonly #firstBytes = new Map<string, Histogram.Internal<"mode">>();
   readonly #queueSeconds: Histogram<"priority">;
 
   constructor(
@@ -160,11 +163,22 @@ export class RouterMetrics {
   }
 
   firstByte(mode: string, ms: number): void {
-    this.#firstByteSeconds.observe({ mode }, ms / 1_000);
+    let child = this.#firstBytes.get(mode);
+    if (child === undefined) {
+      child = this.#firstByteSeconds.labels({ mode });
+      this.#firstBytes.set(mode, child);
+    }
+    child.observe(ms / 1_000);
   }
 
   finished(outcome: "completed" | "client-gone" | "cut" | "refused", status: number | null): void {
-    this.#requests.inc({ outcome, status: status === null ? "none" : `${Math.floor(status / 100)}xx` });
+    const name = `${outcome} ${status === null ? 0 : Math.floor(status / 100)}`;
+    let child = this.#finished.get(name);
+    if (child === undefined) {
+      child = this.#requests.labels({ outcome, status: status === null ? "none" : `${Math.floor(status / 100)}xx` });
+      this.#finished.set(name, child);
+    }
+    child.inc();
   }
 
   retried(why: RetryReason): void {

@@ -1,0 +1,286 @@
+import { type ChildProcess, fork } from "node:child_process";
+import { once } from "node:events";
+import { fileURLToPath } from "node:url";
+import { type Dispatcher, Pool } from "undici";
+import { readOptions } from "./arguments.ts";
+import { type ProcessFigures, pathOf, type StreamPlan, type TargetRole } from "./proxy-protocol.ts";
+import { percentiles, round } from "./statistics.ts";
+
+const model = "bench/model";
+const bodySizes = [2_048, 30_720] as const;
+const openLoopRate = 300;
+/** Idle between bursts: long enough for idle connections to be closed and for the collector to have looked. */
+const idleMs = 8_000;
+
+export const usage = `Usage: npm run bench -- proxy [--quick]
+
+Forwarding: nothing between, a bare reference, a whole router; CPU per request and per chunk, added latency, time to first byte, memory per stream.
+--quick   one round, fewer requests, 500 open streams instead of 5,000, no idling`;
+
+interface Plan {
+  readonly rounds: number;
+  readonly requests: number;
+  readonly openLoopMs: number;
+  readonly streams: number;
+  readonly chunks: StreamPlan;
+  readonly heldStreams: number;
+  readonly afterIdle: boolean;
+}
+
+const whole: Plan = {
+  rounds: 3,
+  requests: 4_000,
+  openLoopMs: 5_000,
+  streams: 500,
+  chunks: { chunks: 100, everyMs: 20 },
+  heldStreams: 5_000,
+  afterIdle: true,
+};
+const quick: Plan = {
+  rounds: 3,
+  requests: 1_000,
+  openLoopMs: 2_000,
+  streams: 200,
+  chunks: { chunks: 40, everyMs: 20 },
+  heldStreams: 500,
+  afterIdle: false,
+};
+
+/**
+ * What forwarding costs: a client, a replica that answers at once, and between them nothing (`direct`), the least that node:http and undici can do
+ * (`bare`), and a whole router with its access log, pool in mode `off` (`router`). Every one is a process of its own; rounds are interleaved and
+ * medians taken, so the ratios of one run hold on a busy machine as well. Each proxy is its own process for each of the steps: fresh, warmed up, and,
+ * without `--quick`, once more after idling.
+ */
+export async function run(args: readonly string[] = []): Promise<object> {
+  const plan = readOptions(args, { values: [], flags: ["quick"] }).has("quick") ? quick : whole;
+  const replica = await startTarget("replica");
+  const proxies: Target[] = [];
+  const startBoth = async () => {
+    const started = [await startTarget("bare", replica.address), await startTarget("router", replica.address, model)] as const;
+    proxies.push(...started);
+    return started;
+  };
+  try {
+    const [bare, router] = await startBoth();
+    const sizes: Record<string, object> = {};
+    for (const bytes of bodySizes) {
+      const cpu = await cpuPerRequest(plan, bytes, [bare, router]);
+      const latency = await openLoop(plan, bytes, { direct: replica, bare, router });
+      sizes[`${bytes}B`] = { cpuPerRequestUs: cpu, atRate: latency };
+    }
+    let afterIdle: object | null = null;
+    if (plan.afterIdle) {
+      await new Promise((resolve) => setTimeout(resolve, idleMs));
+      const cpu: Record<string, object> = {};
+      for (const bytes of bodySizes) cpu[`${bytes}B`] = await cpuPerRequest({ ...plan, rounds: 1 }, bytes, [bare, router]);
+      afterIdle = { idleMs, cpuPerRequestUs: cpu };
+    }
+    const streaming = await streams(plan, { direct: replica, bare, router });
+    const held = await memoryPerStream(plan, await startBoth());
+    return { openLoopRate, streams: plan.streams, sizes, afterIdle, streaming, memory: held, routerMode: "off" };
+  } finally {
+    for (const target of [...proxies, replica]) await target.stop();
+  }
+}
+
+interface Target {
+  readonly role: TargetRole;
+  readonly address: string;
+  figures(): Promise<ProcessFigures>;
+  stop(): Promise<void>;
+}
+
+async function startTarget(role: TargetRole, ...args: readonly string[]): Promise<Target> {
+  const child: ChildProcess = fork(fileURLToPath(new URL("./proxy-target.ts", import.meta.url)), [role, ...args], {
+    execArgv: ["--conditions=@kvatlas/source", "--import", "tsx", "--expose-gc"],
+    stdio: ["ignore", "ignore", "inherit", "ipc"],
+  });
+  const exited = once(child, "exit");
+  const [said] = (await Promise.race([once(child, "message"), exited])) as [{ readonly address?: string } | number | null];
+  if (typeof said !== "object" || said?.address === undefined) throw new Error(`the ${role} did not start`);
+  return {
+    role,
+    address: said.address,
+    figures: async () => {
+      const answered = once(child, "message");
+      child.send("figures");
+      const [figures] = (await answered) as [ProcessFigures];
+      return figures;
+    },
+    stop: async () => {
+      child.kill("SIGKILL");
+      await exited;
+    },
+  };
+}
+
+function bodyOf(bytes: number): Buffer {
+  const head = `{"model":"${model}","max_tokens":16,"prompt":"`;
+  return Buffer.from(`${head}${"words and more ".repeat(Math.ceil(bytes / 15)).slice(0, bytes - head.length - 2)}"}`);
+}
+
+interface Taken {
+  readonly firstByteMs: number;
+  readonly totalMs: number;
+}
+
+/** One request; rejects unless the whole of a 200 arrives. */
+function send(pool: Pool, body: Buffer, stream: StreamPlan | null, onFirst: () => void = () => {}): Promise<Taken> {
+  const startedAt = performance.now();
+  return new Promise((resolve, reject) => {
+    let firstByteMs = 0;
+    let status = 0;
+    const handler: Dispatcher.DispatchHandler = {
+      onConnect: () => {},
+      onHeaders: (code) => {
+        status = code;
+        return true;
+      },
+      onData: () => {
+        if (firstByteMs === 0) {
+          firstByteMs = performance.now() - startedAt;
+          onFirst();
+        }
+        return true;
+      },
+      onComplete: () => {
+        if (status === 200) resolve({ firstByteMs, totalMs: performance.now() - startedAt });
+        else reject(new Error(`answered ${status}`));
+      },
+      onError: reject,
+    };
+    pool.dispatch({ path: pathOf(stream), method: "POST", headers: ["content-type", "application/json"], body }, handler);
+  });
+}
+
+function clientOf(target: Target, connections: number): Pool {
+  return new Pool(`http://${target.address}`, { connections, pipelining: 1, headersTimeout: 0, bodyTimeout: 0 });
+}
+
+/** CPU time of the proxy per request, 16 at a time; median of the rounds. */
+async function cpuPerRequest(plan: Plan, bytes: number, targets: readonly Target[]): Promise<Record<string, number>> {
+  const body = bodyOf(bytes);
+  const rounds = new Map<string, number[]>(targets.map(({ role }) => [role, []]));
+  for (let i = 0; i < plan.rounds; i++) {
+    for (const target of targets) {
+      const pool = clientOf(target, 16);
+      if (i === 0) await closedLoop(pool, body, plan.requests);
+      await closedLoop(pool, body, Math.ceil(plan.requests / 10));
+      const before = await target.figures();
+      await closedLoop(pool, body, plan.requests);
+      const after = await target.figures();
+      rounds.get(target.role)?.push((after.cpuUs - before.cpuUs) / plan.requests);
+      await pool.destroy();
+    }
+  }
+  return Object.fromEntries([...rounds].map(([role, values]) => [role, round(percentiles(values).p50, 1)]));
+}
+
+async function closedLoop(pool: Pool, body: Buffer, requests: number): Promise<void> {
+  let left = requests;
+  const worker = async () => {
+    while (left-- > 0) await send(pool, body, null);
+  };
+  await Promise.all(Array.from({ length: 16 }, worker));
+}
+
+/** Latency at a fixed rate, whatever the answers do; the ways take turns in short slices, so that all meet the same disturbances. */
+async function openLoop(plan: Plan, bytes: number, targets: Readonly<Record<string, Target>>): Promise<object> {
+  const body = bodyOf(bytes);
+  const slices = 5;
+  const taken = new Map<string, number[]>(Object.keys(targets).map((name) => [name, []]));
+  const pools = Object.fromEntries(Object.entries(targets).map(([name, target]) => [name, clientOf(target, 64)]));
+  for (let slice = 0; slice < slices; slice++) {
+    for (const [name, pool] of Object.entries(pools)) {
+      const count = Math.floor((plan.openLoopMs / 1_000 / slices) * openLoopRate);
+      const startedAt = performance.now();
+      const pending: Promise<void>[] = [];
+      await new Promise<void>((resolve) => {
+        let sent = 0;
+        const timer = setInterval(() => {
+          const due = Math.min(count, Math.floor(((performance.now() - startedAt) / 1_000) * openLoopRate));
+          for (; sent < due; sent++) {
+            // Time counts from when the request was due, so that a stall of the proxy is not hidden by requests that are not sent.
+            const late = performance.now() - (startedAt + (sent * 1_000) / openLoopRate);
+            pending.push(
+              send(pool, body, null).then(({ totalMs }) => void taken.get(name)?.push(totalMs + Math.max(0, late - 1_000 / openLoopRate))),
+            );
+          }
+          if (sent < count) return;
+          clearInterval(timer);
+          resolve();
+        }, 1);
+      });
+      await Promise.all(pending);
+    }
+  }
+  for (const pool of Object.values(pools)) await pool.destroy();
+  const latency = Object.fromEntries([...taken].map(([name, values]) => [name, percentiles(values)]));
+  const { direct, bare, router } = latency;
+  const added = (p: "p50" | "p99") => ({
+    bare: round((bare?.[p] ?? 0) - (direct?.[p] ?? 0)),
+    router: round((router?.[p] ?? 0) - (direct?.[p] ?? 0)),
+  });
+  return { latencyMs: latency, addedP50Ms: added("p50"), addedP99Ms: added("p99") };
+}
+
+/** Many event streams at a time: time to first byte while the others run, and CPU per chunk. */
+async function streams(plan: Plan, targets: Readonly<Record<string, Target>>): Promise<object> {
+  const body = bodyOf(bodySizes[0]);
+  const figures: Record<string, object> = {};
+  for (const [name, target] of Object.entries(targets)) {
+    const pool = clientOf(target, plan.streams);
+    const spreadMs = plan.chunks.chunks * plan.chunks.everyMs;
+    // A first wave opens the connections; the second one is measured, and arrives spread over the length of a stream.
+    await Promise.all(Array.from({ length: plan.streams }, () => send(pool, body, { chunks: 1, everyMs: 1 })));
+    const before = await target.figures();
+    const taken = await Promise.all(
+      Array.from({ length: plan.streams }, async (_, i) => {
+        await new Promise((resolve) => setTimeout(resolve, (i * spreadMs) / plan.streams));
+        return send(pool, body, plan.chunks);
+      }),
+    );
+    const after = await target.figures();
+    await pool.destroy();
+    const chunks = plan.streams * (plan.chunks.chunks + 1);
+    figures[name] = {
+      firstByteMs: percentiles(taken.map(({ firstByteMs }) => firstByteMs)),
+      cpuPerChunkUs: round((after.cpuUs - before.cpuUs) / chunks, 1),
+    };
+  }
+  return figures;
+}
+
+/** Resident memory of a proxy per open and silent stream. */
+async function memoryPerStream(plan: Plan, targets: readonly Target[]): Promise<object> {
+  const body = bodyOf(bodySizes[0]);
+  const figures: Record<string, object> = {};
+  for (const target of targets) {
+    const pool = clientOf(target, plan.heldStreams);
+    await closedLoop(pool, body, plan.requests);
+    const before = await target.figures();
+    const wave = 250;
+    const open: Promise<unknown>[] = [];
+    for (let from = 0; from < plan.heldStreams; from += wave) {
+      const firsts = Array.from({ length: Math.min(wave, plan.heldStreams - from) }, () => {
+        let onFirst: () => void = () => {};
+        const first = new Promise<void>((resolve) => {
+          onFirst = resolve;
+        });
+        const stream = send(pool, body, { chunks: 2, everyMs: 600_000 }, onFirst);
+        open.push(stream.catch(() => {}));
+        return first;
+      });
+      await Promise.all(firsts);
+    }
+    const after = await target.figures();
+    figures[target.role] = {
+      streams: plan.heldStreams,
+      kibPerStream: round((after.residentBytes - before.residentBytes) / 1_024 / plan.heldStreams, 1),
+    };
+    await pool.destroy();
+    await Promise.all(open);
+  }
+  return figures;
+}
