@@ -1,7 +1,10 @@
 import { createRedisBackend } from "@kvatlas/shared/backend";
 import { configSchema } from "@kvatlas/shared/config/schema";
+import { createRedisBlockIndex } from "@kvatlas/shared/index/redis-block-index";
 import { createRedisKeys, scopeTag } from "@kvatlas/shared/index/redis-keys";
 import { silentLogger } from "@kvatlas/shared/logger";
+import { createRedisConnection } from "@kvatlas/shared/redis";
+import { createRedisEndpointRegistry } from "@kvatlas/shared/registry/redis-endpoint-registry";
 import { Redis } from "ioredis";
 import { afterEach, describe, expect, it } from "vitest";
 import { eventually } from "../support/eventually.ts";
@@ -170,6 +173,58 @@ describe("Redis under an ingester", () => {
     await publisher.publish([prompt.stored(3, 4)]);
     await expectHeld(store, prompt, [1, 0, 1, 1]);
     expect(await rig.metric("kvatlas_ingester_gaps_total", { cause: "behind" })).toBe(1);
+  });
+
+  it("forgets the scopes alone, as a node of a cluster does that is flushed: the running session registers its scope again", async () => {
+    const server = await redis();
+    const store = storeOn(server.port);
+    const publisher = await publisherWith();
+    const rig = await ingest(publisher, store);
+    await caughtUp(rig);
+    const prompt = new TestPrompt(1, 3);
+    await publisher.publish([prompt.stored(0, 2)]);
+    await expectHeld(store, prompt, [1, 1, 0]);
+    const client = new Redis(server.port, "127.0.0.1");
+    cleanups.push(async () => client.disconnect());
+    const before = await client.hgetall("kva:scopes");
+    await client.del("kva:scopes");
+    await eventually(async () => expect(await client.hgetall("kva:scopes")).toEqual(before));
+    await publisher.publish([prompt.stored(2, 3)]);
+    await expectHeld(store, prompt, [1, 1, 1]);
+    expect(await rig.metric("kvatlas_ingester_gaps_total", { cause: "behind" })).toBe(0);
+  });
+
+  it("becomes one that needs other shards: the running session follows its scope there, and the next owner finds it whole", async () => {
+    const server = await redis();
+    const store = storeOn(server.port);
+    const publisher = await publisherWith();
+    const rig = await ingest(publisher, store, { leaseTtlMs: 1_000 });
+    await caughtUp(rig);
+    const prompt = new TestPrompt(1, 4);
+    await publisher.publish([prompt.stored(0, 3)]);
+    await publisher.publish([prompt.removed(1)]);
+    await expectHeld(store, prompt, [1, 0, 1, 0]);
+    const config = configSchema.parse({ redis: { url: `redis://127.0.0.1:${server.port}` } });
+    const connection = createRedisConnection(config.redis, "background", silentLogger);
+    cleanups.push(() => connection.close());
+    const sharded = createRedisEndpointRegistry({ connection, keys: createRedisKeys("kva") }, { shards: 4 });
+    const [known] = await sharded.scopes();
+    if (known === undefined) throw new Error("the scope is known by now");
+    const [scope, spec] = known;
+    expect(await sharded.ensureScope(scope, spec)).toBe(4);
+    const other = { ...store, registry: sharded };
+    await eventually(async () => expect(await rig.metric("kvatlas_ingester_gaps_total", { cause: "behind" })).toBe(1));
+    await expectHeld(store, prompt, [1, 0, 1, 0]);
+    await rig.ingester.close();
+    const next = await ingest(publisher, other, { leaseTtlMs: 1_000 }, "b");
+    await caughtUp(next);
+    await publisher.publish([prompt.stored(3, 4)]);
+    await expectHeld(store, prompt, [1, 0, 1, 1]);
+    const index = createRedisBlockIndex({ connection, keys: createRedisKeys("kva") });
+    await index.reclaim(new Set([scope]), "0", 1_000);
+    const client = new Redis(server.port, "127.0.0.1");
+    cleanups.push(async () => client.disconnect());
+    expect(await client.keys(`kva:{${spec.tag}.*`)).toEqual([]);
   });
 
   it("loses acknowledged writes while nothing is published: they are replayed all the same (seed 47)", async () => {

@@ -128,6 +128,8 @@ export class EventApplier {
     if (scope === null) return;
     const spec = (await this.#stored(() => registry.scopes())).get(scope);
     if (spec === undefined) return;
+    // Where Redis is another one than the scope was registered in, it gets a layout that suits.
+    await this.#stored(() => registry.ensureScope(scope, spec));
     const writer = await this.#openWriter(scope, 0);
     this.#feed = this.#feedOf(writer);
     // Before the first write of an incarnation the engine may be another one than the scheme was learned from, and so may the configured model.
