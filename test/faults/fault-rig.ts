@@ -7,12 +7,17 @@ import type { IndexedBlock } from "@kvatlas/shared/index/block-index";
 import { silentLogger } from "@kvatlas/shared/logger";
 import type { EndpointId } from "@kvatlas/shared/types";
 import { eventually } from "../support/eventually.ts";
+import { PortPool } from "../support/free-ports.ts";
+import { type Arrangement, plainArrangement } from "./arrangement.ts";
 import { EngineFleet, type Replica } from "./engine-fleet.ts";
+import { FaultInjector } from "./fault-injector.ts";
 import type { Fault, Topology } from "./fault-schedule.ts";
 import { type IndexContent, readContent } from "./index-truth.ts";
 import { IngesterFleet, type IngesterTiming, shortTiming } from "./ingester-fleet.ts";
+import { LostGaps } from "./lost-gaps.ts";
 import { RedisNode } from "./redis-node.ts";
 import { ReplicatedRedis } from "./replicated-redis.ts";
+import { nudge } from "./request-load.ts";
 
 export interface FaultRigOptions {
   readonly replicas: number;
@@ -20,6 +25,8 @@ export interface FaultRigOptions {
   readonly ingesters: number;
   /** @defaultValue single */
   readonly topology?: Topology;
+  /** @defaultValue the plain one */
+  readonly arrangement?: Arrangement;
   /** @defaultValue short times */
   readonly timing?: IngesterTiming;
 }
@@ -31,191 +38,99 @@ export interface EndpointLag {
   readonly batches: number;
 }
 
+interface Parts {
+  readonly engines: EngineFleet;
+  readonly ingesters: IngesterFleet;
+  readonly redis: RedisNode | ReplicatedRedis;
+  readonly store: Backend;
+}
+
 const blocksPerRead = 2_000;
-const startTimeoutMs = 60_000;
+const ownedTimeoutMs = 60_000;
+const nudgeEveryMs = 500;
 
 /** Real processes (Redis, ingesters, simulated replicas), real links between them, and every way to break them. */
 export class FaultRig {
   /** Logs of every process, until `close`. */
   readonly folder: string;
+  readonly arrangement: Arrangement;
   readonly engines: EngineFleet;
-  readonly #options: FaultRigOptions;
+  /** Batches that ingesters have given up for good. */
+  readonly lostGaps: LostGaps;
+  readonly #regular: number;
   readonly #ingesters: IngesterFleet;
   readonly #redis: RedisNode | ReplicatedRedis;
   readonly #store: Backend;
-  /** Replicas whose next batches were to vanish: only a later batch shows that they did. */
-  readonly #robbed = new Set<Replica>();
+  readonly #injector: FaultInjector;
+  readonly #closers: readonly Closer[];
 
   private constructor(
     folder: string,
-    options: FaultRigOptions,
-    parts: { engines: EngineFleet; ingesters: IngesterFleet; redis: RedisNode | ReplicatedRedis },
+    { ingesters: regular, arrangement = plainArrangement }: FaultRigOptions,
+    parts: Parts,
+    closers: readonly Closer[],
   ) {
     this.folder = folder;
-    this.#options = options;
+    this.arrangement = arrangement;
     this.engines = parts.engines;
+    this.lostGaps = new LostGaps(parts.ingesters.logFiles);
+    this.#regular = regular;
     this.#ingesters = parts.ingesters;
     this.#redis = parts.redis;
-    const { address } = parts.redis;
-    const { redis } = configSchema.parse({ redis: "port" in address ? { url: `redis://127.0.0.1:${address.port}` } : address });
-    this.#store = createRedisBackend(redis, "background", silentLogger);
+    this.#store = parts.store;
+    this.#injector = new FaultInjector({ ...parts, regular });
+    this.#closers = closers;
   }
 
+  /** @throws whatever kept a part from starting; then nothing of the others is left, but the logs */
   static async start(options: FaultRigOptions): Promise<FaultRig> {
     const folder = await mkdtemp(join(tmpdir(), "kvatlas-faults-"));
-    const { topology = "single" } = options;
-    const redis = topology === "single" ? await RedisNode.start(folder) : await ReplicatedRedis.start(topology);
-    const engines = await EngineFleet.start(folder, options.replicas);
-    const ingesters = await IngesterFleet.create(
-      folder,
-      options.ingesters + 1,
-      redis.address,
-      engines.replicas,
-      options.timing ?? shortTiming,
-    );
-    const rig = new FaultRig(folder, options, { engines, ingesters, redis });
-    await rig.heal();
-    await eventually(() => rig.#allOwned(), startTimeoutMs);
-    return rig;
+    const closers: Closer[] = [];
+    try {
+      const { topology = "single", arrangement = plainArrangement, timing = shortTiming, replicas } = options;
+      const redis = topology === "single" ? await RedisNode.start(folder) : await ReplicatedRedis.start(topology);
+      closers.push(() => redis.stop());
+      const ports = new PortPool();
+      const engines = await EngineFleet.create(folder, { ports, replicas, arrangement });
+      closers.push(() => engines.close());
+      const slots = options.ingesters + 1;
+      const fleet = { ports, slots, redis: redis.address, replicas: engines.replicas, arrangement, timing };
+      const ingesters = await IngesterFleet.create(folder, fleet);
+      closers.push(() => ingesters.close());
+      const store = createRedisBackend(redisConfig(redis.address), "background", silentLogger);
+      closers.push(() => store.close());
+      await engines.start(ingesters.dial);
+      const rig = new FaultRig(folder, options, { engines, ingesters, redis, store }, closers);
+      await rig.heal();
+      await rig.announce();
+      await eventually(async () => {
+        const missing = await rig.#unowned();
+        if (missing.length > 0) throw new Error(`nobody looks after ${missing.join(", ")}`);
+      }, ownedTimeoutMs);
+      return rig;
+    } catch (error) {
+      await closeAll(closers);
+      throw new Error(`the processes have not started, see ${folder}`, { cause: error });
+    }
   }
 
-  async begin(fault: Fault): Promise<void> {
-    const { kind, amount } = fault;
-    const [ingester, replica, replicaIndex] = [
-      this.#ingesterOf(fault),
-      this.#replicaOf(fault),
-      fault.target % this.engines.replicas.length,
-    ];
-    // One ingester's link, or all of them: those who are not the owner notice nothing.
-    const slot = amount === 0 ? null : this.#ingesterOf(fault);
-    switch (kind) {
-      case "ingester-kill":
-        return this.#ingesters.kill(ingester);
-      case "ingester-pause":
-        return this.#ingesters.pause(ingester);
-      case "ingester-leave":
-        return this.#ingesters.leave(ingester);
-      case "ingester-join":
-        return this.#ingesters.start(this.#options.ingesters);
-      case "events-cut":
-        return this.#ingesters.setLink("events", slot, replicaIndex, { kind: "cut" });
-      case "events-stall":
-        return this.#ingesters.setLink("events", slot, replicaIndex, { kind: "stalled" });
-      case "events-slow":
-        return this.#ingesters.setLink("events", null, replicaIndex, { kind: "slow", delayMs: amount });
-      case "replay-cut":
-        return this.#ingesters.setLink("replay", null, replicaIndex, { kind: "cut" });
-      case "replay-stall":
-        return this.#ingesters.setLink("replay", null, replicaIndex, { kind: "stalled" });
-      case "replay-hang":
-        return this.engines.faults(replica, { replayHang: true });
-      case "replay-short":
-        return this.engines.faults(replica, { replayLimit: amount });
-      case "redis-link-cut":
-        return this.#ingesters.setRedisLink(ingester, { kind: "cut" });
-      case "redis-link-stall":
-        return this.#ingesters.setRedisLink(ingester, { kind: "stalled" });
-      case "redis-link-slow":
-        return this.#ingesters.setRedisLink(ingester, { kind: "slow", delayMs: amount });
-      case "redis-pause":
-        return this.#redis.pause(fault.target);
-      case "redis-empty":
-        await this.#oneRedis.stop();
-        return this.#oneRedis.discard();
-      case "redis-restart":
-        this.#oneRedis.resume();
-        await this.#oneRedis.save();
-        return this.#oneRedis.stop();
-      case "redis-rollback":
-        this.#oneRedis.resume();
-        return this.#oneRedis.save();
-      case "redis-failover":
-        return this.#replicatedRedis.cutOff(fault.target);
-      case "redis-scripts":
-        this.#redis.resume();
-        return this.#redis.forgetScripts();
-      case "redis-clients":
-        this.#redis.resume();
-        return this.#redis.disconnectClients();
-      case "engine-restart":
-        return this.engines.faults(replica, { restart: true });
-      case "engine-reopen":
-        return this.engines.faults(replica, { restart: { reopenSockets: true } });
-      case "engine-kill":
-        return this.engines.killProcess(replica.process);
-      case "engine-reset":
-        return this.engines.faults(replica, { resetCache: true });
-      case "engine-sleep":
-        return this.engines.post(replica, "/sleep");
-      case "engine-slow-join":
-        return this.engines.faults(replica, { slowJoin: amount, restart: true });
-      case "batches-dropped":
-        return this.engines.faults(replica, { drop: amount });
-      case "batches-lost":
-        this.#robbed.add(replica);
-        return this.engines.faults(replica, { lose: amount });
-    }
+  begin(fault: Fault): Promise<void> {
+    return this.#injector.begin(fault);
   }
 
   /** What ends by itself or in `heal` has no end of its own. */
-  async end(fault: Fault): Promise<void> {
-    const [ingester, replica, replicaIndex] = [
-      this.#ingesterOf(fault),
-      this.#replicaOf(fault),
-      fault.target % this.engines.replicas.length,
-    ];
-    switch (fault.kind) {
-      case "ingester-kill":
-      case "ingester-leave":
-        return this.#ingesters.start(ingester);
-      case "ingester-pause":
-        return this.#ingesters.resume(ingester);
-      case "ingester-join":
-        return this.#ingesters.leave(this.#options.ingesters);
-      case "events-cut":
-      case "events-stall":
-      case "events-slow":
-        return this.#ingesters.setLink("events", null, replicaIndex, { kind: "open" });
-      case "replay-cut":
-      case "replay-stall":
-        return this.#ingesters.setLink("replay", null, replicaIndex, { kind: "open" });
-      case "replay-hang":
-        return this.engines.faults(replica, { replayHang: false });
-      case "replay-short":
-        return this.engines.faults(replica, { replayLimit: null });
-      case "redis-link-cut":
-      case "redis-link-stall":
-      case "redis-link-slow":
-        return this.#ingesters.setRedisLink(ingester, { kind: "open" });
-      case "redis-pause":
-        return this.#redis.resume();
-      case "redis-rollback":
-        // It may have been restarted empty meanwhile: then there is nothing to go back to.
-        await this.#oneRedis.stop();
-        return this.#oneRedis.start();
-      case "redis-empty":
-      case "redis-restart":
-        return this.#oneRedis.start();
-      case "redis-failover":
-        return this.#replicatedRedis.killPrimary(fault.target);
-      case "engine-kill":
-        return this.engines.startProcess(replica.process);
-      case "engine-sleep":
-        return this.engines.post(replica, "/wake_up");
-      default:
-        return;
-    }
+  end(fault: Fault): Promise<void> {
+    return this.#injector.end(fault);
   }
 
   /** Every process runs, every link is open, nothing is on its way to go wrong. */
   async heal(): Promise<void> {
     this.#ingesters.heal();
     this.#redis.resume();
-    const { ingesters } = this.#options;
-    const others = Array.from({ length: this.#ingesters.size - ingesters }, (_, i) => this.#ingesters.leave(ingesters + i));
+    const others = Array.from({ length: this.#ingesters.size - this.#regular }, (_, i) => this.#ingesters.leave(this.#regular + i));
     const engines = Promise.all(this.engines.replicas.map((replica) => this.engines.startProcess(replica.process)));
     await Promise.all([this.#redis.start(), engines, ...others]);
-    for (let slot = 0; slot < ingesters; slot++) this.#ingesters.start(slot);
+    for (let slot = 0; slot < this.#regular; slot++) this.#ingesters.start(slot);
     await Promise.all(
       this.engines.replicas.map(async (replica) => {
         await this.engines.faults(replica, { drop: 0, lose: 0, slowJoin: 0, replayHang: false, replayLimit: null });
@@ -224,11 +139,27 @@ export class FaultRig {
     );
   }
 
+  /**
+   * Where engines dial, only their frames show that they are there: each that no ingester knows is given something to say until one does.
+   * Engines that are dialled need none of this.
+   */
+  async announce(): Promise<void> {
+    if (this.arrangement.publishers === "connect") return;
+    let nudgedAt = Number.NEGATIVE_INFINITY;
+    await eventually(async () => {
+      const missing = await this.#unowned();
+      if (missing.length === 0) return;
+      if (performance.now() - nudgedAt > nudgeEveryMs) {
+        nudgedAt = performance.now();
+        await Promise.all(missing.map((endpoint) => nudge(this.engines, endpoint)));
+      }
+      throw new Error(`no ingester has heard of ${missing.join(", ")}`);
+    }, ownedTimeoutMs);
+  }
+
   /** Replicas that lost batches for good since the last call. */
   takeRobbed(): readonly Replica[] {
-    const robbed = [...this.#robbed];
-    this.#robbed.clear();
-    return robbed;
+    return this.#injector.takeRobbed();
   }
 
   /** What the index says about every block of every scope. */
@@ -246,12 +177,12 @@ export class FaultRig {
         cursor = slice.next;
       }
     }
-    return readContent(blocks.values(), new Set(this.engines.replicas.map(({ address }) => address as EndpointId)));
+    return readContent(blocks.values(), new Set(this.engines.endpoints));
   }
 
   /** What the engines have published at this moment against what the index has a moment later. */
   async lag(): Promise<ReadonlyMap<EndpointId, EndpointLag>> {
-    const published = await Promise.all(this.engines.replicas.map((replica) => this.engines.dump(replica)));
+    const published = (await Promise.all(this.engines.replicas.map((replica) => this.engines.dumps(replica)))).flat();
     const { index, registry } = this.#store;
     const applied = new Map<EndpointId, number>();
     for (const scope of (await registry.scopes()).keys()) {
@@ -271,36 +202,24 @@ export class FaultRig {
     return this.#store.registry.endpoints();
   }
 
-  async #allOwned(): Promise<void> {
-    const owned = (await this.#store.registry.endpoints()).filter(({ state }) => state.owner !== null);
-    if (owned.length < this.engines.replicas.length) throw new Error(`${owned.length} replicas are looked after`);
-  }
-
   async close(options: { readonly keepLogs?: boolean } = {}): Promise<void> {
-    await this.#store.close();
-    await Promise.all([this.#ingesters.close(), this.engines.close()]);
-    await this.#redis.stop();
+    await closeAll(this.#closers);
     if (options.keepLogs !== true) await rm(this.folder, { recursive: true, force: true });
   }
 
-  get #oneRedis(): RedisNode {
-    if (this.#redis instanceof RedisNode) return this.#redis;
-    throw new Error("this needs a single Redis");
+  async #unowned(): Promise<readonly EndpointId[]> {
+    const owned = new Set((await this.#store.registry.endpoints()).filter(({ state }) => state.owner !== null).map(({ id }) => id));
+    return this.engines.endpoints.filter((endpoint) => !owned.has(endpoint));
   }
+}
 
-  get #replicatedRedis(): ReplicatedRedis {
-    if (this.#redis instanceof ReplicatedRedis) return this.#redis;
-    throw new Error("this needs a Redis with replicas");
-  }
+type Closer = () => Promise<unknown>;
 
-  #ingesterOf({ target }: Fault): number {
-    return target % this.#options.ingesters;
-  }
+/** The last one first; all of them, whatever some of them say. */
+async function closeAll(closers: readonly Closer[]): Promise<void> {
+  for (const close of [...closers].reverse()) await close().catch(() => {});
+}
 
-  #replicaOf({ target }: Fault): Replica {
-    const { replicas } = this.engines;
-    const replica = replicas[target % replicas.length];
-    if (replica === undefined) throw new Error("there are no replicas");
-    return replica;
-  }
+function redisConfig(address: RedisNode["address"] | ReplicatedRedis["address"]) {
+  return configSchema.parse({ redis: "port" in address ? { url: `redis://127.0.0.1:${address.port}` } : address }).redis;
 }

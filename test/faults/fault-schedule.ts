@@ -75,7 +75,7 @@ export interface Schedule {
   readonly requestsPerSecond: number;
 }
 
-/** How long each kind lasts, ms, and what its amount means. Pauses and stalls are sometimes longer than the lease (1 s). */
+/** How long each kind lasts, ms, and what its amount means. Pauses and stalls are sometimes longer than the lease (2 s). */
 const shapes: Readonly<Record<FaultKind, { readonly durationMs: readonly [number, number]; readonly amount?: readonly [number, number] }>> =
   {
     "ingester-kill": { durationMs: [0, 2_000] },

@@ -1,6 +1,8 @@
-import { parseArgs } from "node:util";
+import { arrangementOf, isSameArrangement, kindsIn, seedsPerArrangement, settingsOf } from "./arrangement.ts";
 import { FaultRig } from "./fault-rig.ts";
-import { type FaultKind, faultKinds, kindsOf, scheduleOf, type Topology } from "./fault-schedule.ts";
+import { type Schedule, scheduleOf } from "./fault-schedule.ts";
+import { commandFor, type FaultsOptions, help, readOptions } from "./faults-options.ts";
+import { type Failure, renderReport, Tally } from "./faults-report.ts";
 import { runSchedule, type ScheduleResult } from "./run-schedule.ts";
 
 /*
@@ -8,152 +10,122 @@ import { runSchedule, type ScheduleResult } from "./run-schedule.ts";
  * when anything differs, 2 when it was called wrongly.
  */
 
-const usage = `Usage: npm run faults -- [--topology single|sentinel|cluster] [--schedules 20] [--seed 1] [--only kind,kind] [--replicas 8] [--ingesters 3] [--minutes N] [--keep-logs] [--json]
-Schedule i runs with seed + i; a failing seed runs again with --seed <it> --schedules 1.
-Kinds: ${faultKinds.join(", ")}
-With Sentinel and in a cluster, of those of Redis: ${kindsOf("cluster")
-  .filter((kind) => kind.startsWith("redis-"))
-  .join(", ")}`;
-const topologies: readonly Topology[] = ["single", "sentinel", "cluster"];
+const maxListed = 20;
 
-interface Options {
-  readonly topology: Topology;
-  readonly schedules: number;
-  readonly seed: number;
-  readonly kinds: readonly FaultKind[];
-  readonly replicas: number;
-  readonly ingesters: number;
-  readonly minutes: number;
-  readonly keepLogs: boolean;
-  readonly json: boolean;
+function say(text: string): void {
+  process.stderr.write(`${text}\n`);
 }
 
-/** @throws TypeError saying what is wrong */
-function readOptions(args: readonly string[]): Options {
-  const text = { type: "string" } as const;
-  const flag = { type: "boolean", default: false } as const;
-  const { values } = parseArgs({
-    args: [...args],
-    options: {
-      topology: text,
-      schedules: text,
-      seed: text,
-      only: text,
-      replicas: text,
-      ingesters: text,
-      minutes: text,
-      "keep-logs": flag,
-      json: flag,
-    },
-  });
-  const whole = (name: "schedules" | "seed" | "replicas" | "ingesters" | "minutes", fallback: number, min: number, max: number): number => {
-    const value = values[name] === undefined ? fallback : Number(values[name]);
-    if (Number.isSafeInteger(value) && value >= min && value <= max) return value;
-    throw new TypeError(`--${name}: got "${values[name]}", expected a whole number from ${min} to ${max}.`);
-  };
-  const topology = topologies.find((known) => known === (values.topology ?? "single"));
-  if (topology === undefined) throw new TypeError(`--topology: got "${values.topology}", expected ${topologies.join(", ")}.`);
-  const kinds = values.only?.split(",").map((name) => {
-    const kind = kindsOf(topology).find((known) => known === name);
-    if (kind === undefined) throw new TypeError(`--only: there is no kind "${name}" with --topology ${topology}.`);
-    return kind;
-  });
-  const replicas = whole("replicas", 8, 2, 64);
-  if (replicas % 2 === 1)
-    throw new TypeError(`--replicas: got ${replicas}, expected an even number: they are divided between two processes.`);
-  return {
-    topology,
-    schedules: whole("schedules", 20, 1, 1_000_000),
-    seed: whole("seed", 1, 0, 0xffff_ffff),
-    kinds: kinds ?? kindsOf(topology),
-    replicas,
-    ingesters: whole("ingesters", 3, 1, 16),
-    minutes: whole("minutes", 100_000, 1, 100_000),
-    keepLogs: values["keep-logs"],
-    json: values.json,
-  };
-}
-
-interface Failure {
-  readonly seed: number;
-  readonly lost: number;
-  readonly phantom: number;
-  readonly unexplained: number;
-  readonly error?: string;
-  readonly logs?: string;
-}
-
-async function run(options: Options, signal: AbortSignal): Promise<number> {
+async function run(options: FaultsOptions, signal: AbortSignal): Promise<number> {
   const startedAt = performance.now();
-  const catchUps: number[] = [];
-  const failures: Failure[] = [];
-  const faultsByKind: Partial<Record<FaultKind, number>> = {};
-  let [schedules, lost, phantom, unexplained, beyondReplay, requests] = [0, 0, 0, 0, 0, 0];
-  let rig: FaultRig | null = null;
-  const say = (text: string): void => void process.stderr.write(`${text}\n`);
+  const tally = new Tally();
+  const rigs = new Rigs(options, tally);
+  const isTime = (): boolean => !signal.aborted && performance.now() - startedAt < options.minutes * 60_000;
   try {
-    for (let i = 0; i < options.schedules && !signal.aborted && performance.now() - startedAt < options.minutes * 60_000; i++) {
-      const schedule = scheduleOf(options.seed + i, options.kinds);
-      for (const { kind } of schedule.faults) faultsByKind[kind] = (faultsByKind[kind] ?? 0) + 1;
-      const what = schedule.faults.map((fault) => `${fault.kind}@${fault.atMs}+${fault.durationMs}`).join(" ");
-      schedules++;
-      let failure: Failure | null = null;
+    for (let seed = options.seed; seed < options.seed + options.schedules && isTime(); seed++) {
+      const arrangement = arrangementOf(seed, options.fixed);
+      const schedule = scheduleOf(seed, options.only ?? kindsIn(options.topology, arrangement));
+      tally.begin(schedule, arrangement);
       try {
-        rig ??= await FaultRig.start(options);
+        const rig = await rigs.for(seed);
         const result = await runSchedule(rig, schedule);
-        catchUps.push(result.catchUpMs);
-        requests += result.requests;
-        beyondReplay += result.verdict.beyondReplay;
-        failure = failureOf(schedule.seed, result);
-        say(`${schedule.seed}: ${failure === null ? "right" : "WRONG"} after ${result.catchUpMs} ms, ${result.requests} requests; ${what}`);
-        if (failure !== null) say(JSON.stringify({ ...result.verdict, records: await rig.records() }));
+        tally.add(result);
+        say(`${seed}: ${describe(result)}; ${result.requests} requests, held up ${result.heldUpMs} ms; ${faultsOf(schedule)}`);
+        if (result.isRight) continue;
+        sayWhatIsWrong(result);
+        say(JSON.stringify(await rig.records().catch(() => "the registry cannot be read")));
+        tally.failures.push({ ...failureOf(options, seed, result), ...rigs.logs() });
       } catch (error) {
-        failure = {
-          seed: schedule.seed,
-          lost: 0,
-          phantom: 0,
-          unexplained: 1,
-          error: error instanceof Error ? (error.stack ?? error.message) : String(error),
-        };
-        say(`${schedule.seed}: ${failure.error}; ${what}`);
+        const text =
+          error instanceof Error ? `${error.stack ?? error.message}${error.cause === undefined ? "" : `\n${error.cause}`}` : String(error);
+        say(`${seed}: ${text}; ${faultsOf(schedule)}`);
+        tally.failures.push({ ...commands(options, seed), seed, lost: 0, phantom: 0, unexplained: 1, error: text, ...rigs.logs() });
       }
-      if (failure === null) continue;
-      lost += failure.lost;
-      phantom += failure.phantom;
-      unexplained += failure.unexplained;
-      failures.push({ ...failure, ...(options.keepLogs && rig !== null ? { logs: rig.folder } : {}) });
+      say(`  again: ${commands(options, seed).again}`);
       // What went wrong must not make the following schedules go wrong.
-      await rig?.close({ keepLogs: options.keepLogs });
-      rig = null;
+      await rigs.end(options.keepLogs);
     }
   } finally {
-    await rig?.close();
+    await rigs.end(false);
   }
-  const sorted = catchUps.toSorted((left, right) => left - right);
-  const result = {
-    topology: options.topology,
-    schedules,
-    lost,
-    phantom,
-    unexplained,
-    slowestCatchUpMs: sorted.at(-1) ?? 0,
-    medianCatchUpMs: sorted[Math.floor(sorted.length / 2)] ?? 0,
-    beyondReplay,
-    failingSeeds: failures.map(({ seed }) => seed),
-    failures,
-    requests,
-    faults: faultsByKind,
-    replicas: options.replicas,
-    ingesters: options.ingesters,
-    seconds: Math.round((performance.now() - startedAt) / 1_000),
-  };
-  process.stdout.write(options.json ? `${JSON.stringify(result)}\n` : `${JSON.stringify(result, null, 2)}\n`);
-  return failures.length === 0 ? 0 : 1;
+  const { topology, replicas, ingesters } = options;
+  const report = tally.report({ topology, replicas, ingesters, seconds: Math.round((performance.now() - startedAt) / 1_000) });
+  process.stdout.write(options.json ? `${JSON.stringify(report)}\n` : renderReport(report));
+  return tally.failures.length === 0 ? 0 : 1;
 }
 
-function failureOf(seed: number, { isRight, verdict }: ScheduleResult): Failure | null {
-  if (isRight) return null;
-  return { seed, lost: verdict.lost.length, phantom: verdict.phantom.length, unexplained: verdict.unexplained.length };
+/** The processes of the arrangement that is at hand. */
+class Rigs {
+  readonly #options: FaultsOptions;
+  readonly #tally: Tally;
+  #rig: FaultRig | null = null;
+  #group = Number.NaN;
+
+  constructor(options: FaultsOptions, tally: Tally) {
+    this.#options = options;
+    this.#tally = tally;
+  }
+
+  async for(seed: number): Promise<FaultRig> {
+    const group = Math.floor(seed / seedsPerArrangement);
+    const arrangement = arrangementOf(seed, this.#options.fixed);
+    // Other seeds, the same arrangement: the processes may as well go on, unless the seeds before would then have to run as well.
+    if (this.#rig !== null && group === this.#group && isSameArrangement(this.#rig.arrangement, arrangement)) return this.#rig;
+    await this.end(false);
+    const { topology, replicas, ingesters } = this.#options;
+    say(`-- ${topology}: ${settingsOf(arrangement).join(" ") || "plain"}`);
+    this.#group = group;
+    this.#rig = await FaultRig.start({ topology, replicas, ingesters, arrangement });
+    return this.#rig;
+  }
+
+  logs(): Pick<Failure, "logs"> {
+    return this.#options.keepLogs && this.#rig !== null ? { logs: this.#rig.folder } : {};
+  }
+
+  async end(keepLogs: boolean): Promise<void> {
+    const rig = this.#rig;
+    this.#rig = null;
+    if (rig === null) return;
+    await rig.lostGaps.unsettled();
+    this.#tally.addLostGaps(rig.lostGaps.total);
+    await rig.close({ keepLogs });
+  }
+}
+
+function describe({ isRight, isLate, catchUpMs, verdict }: ScheduleResult): string {
+  if (isRight) return `right after ${catchUpMs} ms`;
+  if (isLate) return `LATE: right after ${catchUpMs} ms`;
+  return `WRONG: lost ${verdict.lost.length}, phantom ${verdict.phantom.length}, unexplained ${verdict.unexplained.length}`;
+}
+
+function sayWhatIsWrong({ verdict }: ScheduleResult): void {
+  for (const kind of ["lost", "phantom"] as const) {
+    for (const { endpoint, place, indexed, held } of verdict[kind].slice(0, maxListed))
+      say(`  ${kind}: ${endpoint} ${place}, ${indexed} in the index, ${held} held`);
+  }
+  for (const text of verdict.unexplained.slice(0, maxListed)) say(`  unexplained: ${text}`);
+}
+
+function faultsOf(schedule: Schedule): string {
+  return schedule.faults.map((fault) => `${fault.kind}@${fault.atMs}+${fault.durationMs}`).join(" ");
+}
+
+function failureOf(options: FaultsOptions, seed: number, { verdict, isLate, catchUpMs, heldUpMs }: ScheduleResult): Failure {
+  return {
+    ...commands(options, seed),
+    seed,
+    lost: verdict.lost.length,
+    phantom: verdict.phantom.length,
+    unexplained: verdict.unexplained.length,
+    heldUpMs,
+    ...(isLate ? { lateMs: catchUpMs } : {}),
+  };
+}
+
+function commands(options: FaultsOptions, seed: number): Pick<Failure, "again" | "againWithBefore"> {
+  const first = Math.max(options.seed, seed - (seed % seedsPerArrangement));
+  return { again: commandFor(options, seed, 1), againWithBefore: commandFor(options, first, seed - first + 1) };
 }
 
 const stop = new AbortController();
@@ -162,9 +134,11 @@ process.on("disconnect", () => stop.abort());
 process.channel?.unref();
 
 try {
-  process.exitCode = await run(readOptions(process.argv.slice(2)), stop.signal);
+  const options = readOptions(process.argv.slice(2));
+  if (options === null) process.stdout.write(`${help()}\n`);
+  else process.exitCode = await run(options, stop.signal);
 } catch (error) {
   if (!(error instanceof TypeError)) throw error;
-  process.stderr.write(`${error.message}\n${usage}\n`);
+  process.stderr.write(`${error.message}\nnpm run faults -- --help shows how it is called.\n`);
   process.exitCode = 2;
 }

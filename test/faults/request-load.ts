@@ -1,7 +1,8 @@
 import { setMaxListeners } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
+import type { EndpointId } from "@kvatlas/shared/types";
 import { type SeededRandom, seededRandom } from "../support/seeded-random.ts";
-import { blockSize, type EngineFleet, type Replica } from "./engine-fleet.ts";
+import { blockSize, type EngineFleet } from "./engine-fleet.ts";
 
 const sharedPrefixes = 24;
 const maxOutstanding = 64;
@@ -33,7 +34,7 @@ export function startLoad(fleet: EngineFleet, seed: number, requestsPerSecond: n
     if (replica === undefined) return;
     sent++;
     const request = fleet
-      .complete(replica, tokens, maxTokens, abort.signal)
+      .complete(replica, tokens, maxTokens, { signal: abort.signal })
       .catch(() => {
         failed++;
       })
@@ -68,14 +69,12 @@ export function startLoad(fleet: EngineFleet, seed: number, requestsPerSecond: n
   };
 }
 
-/** A request that certainly makes an event: nobody has sent its tokens before. */
-export async function nudge(fleet: EngineFleet, replica: Replica): Promise<void> {
+/** A request that certainly makes an event of this endpoint: nobody has sent its tokens before. */
+export async function nudge(fleet: EngineFleet, endpoint: EndpointId): Promise<void> {
+  const { replica, rank } = fleet.placeOf(endpoint);
   const begin = Math.floor(Math.random() * 0x3fff_ffff);
-  await fleet.complete(
-    replica,
-    Array.from({ length: blockSize }, (_, i) => (begin + i) % 100_000),
-    2,
-  );
+  const tokens = Array.from({ length: blockSize }, (_, i) => (begin + i) % 100_000);
+  await fleet.complete(replica, tokens, 2, { rank });
 }
 
 function promptOf(random: SeededRandom): { readonly tokens: readonly number[]; readonly maxTokens: number } {

@@ -6,9 +6,25 @@ const lowest = 15_000;
 const highest = 32_000;
 const maxTries = 200;
 
-/** First of `count` ports in a row that were free at this moment, for processes that are to come back at the same ports. */
-export async function freePortRange(count: number): Promise<number> {
-  return findPort(highest, (base) => Array.from({ length: count }, (_, offset) => base + offset));
+/**
+ * First of `count` ports in a row that were free at this moment, for processes that are to come back at the same ports.
+ *
+ * @param avoid - ports that somebody will listen on later
+ */
+export async function freePortRange(count: number, avoid: ReadonlySet<number> = new Set()): Promise<number> {
+  return findPort(highest, (base) => Array.from({ length: count }, (_, offset) => base + offset), avoid);
+}
+
+/** Ports that are handed out once each, whether or not anybody listens on them yet. */
+export class PortPool {
+  readonly #taken = new Set<number>();
+
+  /** First of `count` ports in a row. */
+  async take(count: number): Promise<number> {
+    const first = await freePortRange(count, this.#taken);
+    for (let port = first; port < first + count; port++) this.#taken.add(port);
+    return first;
+  }
 }
 
 /** A port for a node of a Redis Cluster: it is free, and so is that of the node's bus, 10,000 above; neither is one that systems hand out. */
@@ -19,9 +35,14 @@ export async function freeClusterPort(): Promise<number> {
 const busOffset = 10_000;
 
 /** First port below `limit` of which all that `wanted` names are free. */
-async function findPort(limit: number, wanted: (port: number) => readonly number[]): Promise<number> {
+async function findPort(
+  limit: number,
+  wanted: (port: number) => readonly number[],
+  avoid: ReadonlySet<number> = new Set(),
+): Promise<number> {
   for (let attempt = 0; attempt < maxTries; attempt++) {
     const port = lowest + Math.floor(Math.random() * (limit - lowest));
+    if (wanted(port).some((candidate) => avoid.has(candidate))) continue;
     const free = await Promise.all(wanted(port).map(isFree));
     if (free.every(Boolean)) return port;
   }

@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync, openSync } from "node:fs";
 import { fileURLToPath } from "node:url";
+import { endsWithThisProcess } from "./child-processes.ts";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 
@@ -8,7 +9,6 @@ const root = fileURLToPath(new URL("../..", import.meta.url));
 export class ManagedProcess {
   readonly #child: ChildProcess;
   readonly #gone: Promise<void>;
-  readonly #onExit = (): void => void this.#child.kill("SIGKILL");
   #isGone = false;
   #isPaused = false;
 
@@ -24,11 +24,11 @@ export class ManagedProcess {
       stdio: ["ignore", log, log, "ipc"],
     });
     closeSync(log);
-    process.once("exit", this.#onExit);
+    const release = endsWithThisProcess(this.#child);
     this.#gone = new Promise((resolve) => {
       const end = (): void => {
         this.#isGone = true;
-        process.off("exit", this.#onExit);
+        release();
         resolve();
       };
       this.#child.once("error", end);

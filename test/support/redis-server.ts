@@ -3,6 +3,7 @@ import { access, constants, mkdtemp, rm } from "node:fs/promises";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { basename, delimiter, join } from "node:path";
+import { endsWithThisProcess } from "./child-processes.ts";
 import { freePortRange } from "./free-ports.ts";
 
 /** A Redis process of the tests' own: nobody else's data is in it, and it may be paused, killed and started again. */
@@ -95,14 +96,13 @@ export async function startRedisServer(options: RedisServerOptions = {}): Promis
   const [command, commandArgs] = options.cores === undefined ? [program, args] : ["taskset", ["-c", options.cores, program, ...args]];
   const child = spawn(command, commandArgs, { stdio: ["ignore", "pipe", "pipe"] });
   // A test run that dies takes its server along.
-  const onExit = () => child.kill("SIGKILL");
-  process.once("exit", onExit);
+  const release = endsWithThisProcess(child);
   const gone = new Promise<void>((resolve) => child.once("exit", () => resolve()));
   try {
     await ready(child);
   } catch (error) {
     child.kill("SIGKILL");
-    process.off("exit", onExit);
+    release();
     await discardFolder();
     throw error;
   }
@@ -116,7 +116,7 @@ export async function startRedisServer(options: RedisServerOptions = {}): Promis
     stop: async () => {
       child.kill("SIGKILL");
       await gone;
-      process.off("exit", onExit);
+      release();
       await discardFolder();
     },
   };

@@ -12,23 +12,27 @@ export type LinkState =
 /** Bytes one direction of a connection may hold back before its sender has to wait. */
 const maxHeldBytes = 1_048_576;
 
-/** A TCP link between two real processes that can be cut, stalled and slowed. Listens on a free port of the loopback interface. */
+/** Asked for each connection; null: there is nobody, and the connection is reset. */
+export type ProxyTarget = () => number | null;
+
+/** A TCP link between two real processes that can be cut, stalled and slowed. Both are on the loopback interface. */
 export class TcpProxy {
   readonly #server: Server;
-  readonly #target: { readonly host: string; readonly port: number };
+  readonly #target: ProxyTarget;
   readonly #connections = new Set<Connection>();
   #state: LinkState = { kind: "open" };
 
-  private constructor(target: { readonly host: string; readonly port: number }) {
+  private constructor(target: ProxyTarget) {
     this.#target = target;
     this.#server = createServer((client) => this.#accept(client));
   }
 
-  static async start(port: number, host = "127.0.0.1"): Promise<TcpProxy> {
-    const proxy = new TcpProxy({ host, port });
+  /** @param listenPort - 0: a free one */
+  static async start(target: number | ProxyTarget, listenPort = 0): Promise<TcpProxy> {
+    const proxy = new TcpProxy(typeof target === "number" ? () => target : target);
     await new Promise<void>((resolve, reject) => {
       proxy.#server.once("error", reject);
-      proxy.#server.listen(0, "127.0.0.1", resolve);
+      proxy.#server.listen(listenPort, "127.0.0.1", resolve);
     });
     return proxy;
   }
@@ -61,12 +65,13 @@ export class TcpProxy {
   }
 
   #accept(client: Socket): void {
-    if (this.#state.kind === "cut") {
+    const port = this.#state.kind === "cut" ? null : this.#target();
+    if (port === null) {
       client.on("error", () => {});
       client.resetAndDestroy();
       return;
     }
-    const connection = new Connection(client, this.#target, () => this.#state);
+    const connection = new Connection(client, port, () => this.#state);
     this.#connections.add(connection);
     connection.onClose(() => this.#connections.delete(connection));
   }
@@ -80,7 +85,7 @@ class Connection {
   readonly #listeners: (() => void)[] = [];
   #isDestroyed = false;
 
-  constructor(client: Socket, target: { readonly host: string; readonly port: number }, state: () => LinkState) {
+  constructor(client: Socket, port: number, state: () => LinkState) {
     this.#client = client;
     client.setNoDelay(true);
     this.#upstream.setNoDelay(true);
@@ -89,7 +94,7 @@ class Connection {
       socket.on("error", () => this.destroy());
       socket.on("close", () => this.destroy());
     }
-    this.#upstream.connect(target.port, target.host);
+    this.#upstream.connect(port, "127.0.0.1");
   }
 
   onClose(listener: () => void): void {
