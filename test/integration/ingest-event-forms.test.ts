@@ -1,41 +1,21 @@
 import { createBlockHasher } from "@kvatlas/shared/hashing/block-hasher";
 import type { BlockKey } from "@kvatlas/shared/types";
-import { afterEach, describe, expect, it } from "vitest";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { eventually } from "../support/eventually.ts";
-import {
-  blockSize,
-  heldBy,
-  memoryStore,
-  poolOf,
-  recordOf,
-  scheme,
-  startTestIngester,
-  type TestIngester,
-  TestPrompt,
-  type TestStore,
-  testConfig,
-  wireHash,
-} from "../support/ingest-rig.ts";
-import { TestPublisher } from "../support/test-publisher.ts";
+import { IngestBed } from "../support/ingest-bed.ts";
+import { blockSize, poolOf, recordOf, scheme, type TestIngester, TestPrompt, type TestStore, wireHash } from "../support/ingest-rig.ts";
+import type { TestPublisher } from "../support/test-publisher.ts";
 
 const address = "127.0.0.1:1";
-const cleanups: (() => Promise<unknown>)[] = [];
-
-afterEach(async () => {
-  for (const cleanup of cleanups.splice(0).reverse()) await cleanup();
+let bed: IngestBed;
+beforeEach(() => {
+  bed = new IngestBed();
 });
+afterEach(() => bed.close());
 
 async function rigged(): Promise<{ store: TestStore; publisher: TestPublisher; rig: TestIngester }> {
-  const store = memoryStore();
-  const publisher = await TestPublisher.start();
-  cleanups.push(() => publisher.close());
-  const rig = await startTestIngester(store, testConfig([poolOf([{ address, publisher }])]));
-  cleanups.push(() => rig.ingester.close());
-  return { store, publisher, rig };
-}
-
-async function expectHeld(store: TestStore, keys: readonly BlockKey[], counts: readonly number[]): Promise<void> {
-  await eventually(async () => expect(await heldBy(store, address, keys)).toEqual(counts));
+  const publisher = await bed.publisher();
+  return { store: bed.store, publisher, rig: await bed.ingester([poolOf([{ address, publisher }])]) };
 }
 
 /** The raw digest of a block, as engines send it that are told not to send integers, and their connectors up to 0.23 always. */
@@ -52,17 +32,17 @@ async function mediaOf(store: TestStore, key: BlockKey | undefined): Promise<Rec
 
 describe("events of every form", () => {
   it("takes integers and raw digests of one block for the same, also in stores without tokens", async () => {
-    const { store, publisher, rig } = await rigged();
+    const { publisher, rig } = await rigged();
     const prompt = new TestPrompt(1, 3);
     await publisher.publish([prompt.stored()]);
     const offloaded = { type: "BlockStored", parent_block_hash: null, token_ids: [], block_size: 0, lora_id: null, medium: "CPU" };
     await publisher.publish([{ ...offloaded, block_hashes: prompt.keys.map(digestOf) }]);
-    await expectHeld(store, prompt.keys, [2, 2, 2]);
+    await bed.expectHeld(address, prompt.keys, [2, 2, 2]);
     await publisher.publish([["BlockRemoved", [wireHash(prompt.keys[0] ?? "")], "GPU"]]);
     await publisher.publish([{ type: "BlockRemoved", block_hashes: [digestOf(prompt.keys[1])], medium: "CPU" }]);
     // Signed, as `builtin` has them: the same 64 bits.
     await publisher.publish([{ type: "BlockRemoved", block_hashes: [BigInt.asIntN(64, wireHash(prompt.keys[2] ?? ""))], medium: "GPU" }]);
-    await expectHeld(store, prompt.keys, [1, 1, 1]);
+    await bed.expectHeld(address, prompt.keys, [1, 1, 1]);
     expect(await rig.metric("kvatlas_ingester_unknown_removals_total")).toBe(0);
     expect(await rig.metric("kvatlas_ingester_skipped_total")).toBe(0);
   });
@@ -73,23 +53,23 @@ describe("events of every form", () => {
     const [key] = prompt.keys;
     for (const medium of [null, "GPU", "CPU", "cpu", "STORAGE", "FS", "OBJ", "TAPE"])
       await publisher.publish([prompt.stored(0, 1, { medium })]);
-    await expectHeld(store, prompt.keys, [8]);
+    await bed.expectHeld(address, prompt.keys, [8]);
     const copies = Object.values(await mediaOf(store, key)).sort();
     expect(copies).toEqual([1, 2, 2, 3]);
     expect(await rig.metric("kvatlas_ingester_skipped_total", { reason: "unknown medium" })).toBe(1);
     await publisher.publish([{ type: "BlockRemoved", block_hashes: [wireHash(key ?? "")], medium: "TAPE" }]);
-    await expectHeld(store, prompt.keys, [7]);
+    await bed.expectHeld(address, prompt.keys, [7]);
   });
 
   it("brings in and takes out partial blocks beside whole ones, and stores without any hash", async () => {
-    const { store, publisher } = await rigged();
+    const { publisher } = await rigged();
     const [prompt, part] = [new TestPrompt(1, 2), new TestPrompt(2, 1)];
     await publisher.publish([prompt.stored()]);
     const partial = { token_ids: prompt.tokens.slice(0, blockSize / 2), block_size: blockSize / 2 };
     await publisher.publish([part.stored(0, 1, partial), prompt.stored(0, 0)]);
-    await expectHeld(store, [...prompt.keys, ...part.keys], [1, 1, 1]);
+    await bed.expectHeld(address, [...prompt.keys, ...part.keys], [1, 1, 1]);
     await publisher.publish([part.removed(0)]);
-    await expectHeld(store, [...prompt.keys, ...part.keys], [1, 1, 0]);
+    await bed.expectHeld(address, [...prompt.keys, ...part.keys], [1, 1, 0]);
   });
 
   it("keys SGLang's blocks by content: arrays, signed hashes of its own making, nothing else", async () => {
@@ -106,11 +86,11 @@ describe("events of every form", () => {
     expect(spec.scheme.kind).toBe("content");
     const hasher = createBlockHasher({ ...spec, model: "m" });
     const keys = prompts.map(({ tokens }) => hasher.chain(tokens).keys);
-    for (const chain of keys) await expectHeld(store, chain, [1, 1]);
+    for (const chain of keys) await bed.expectHeld(address, chain, [1, 1]);
     await publisher.publish([["BlockRemoved", [own(4, 1)]]]);
-    await expectHeld(store, keys[4] ?? [], [1, 0]);
+    await bed.expectHeld(address, keys[4] ?? [], [1, 0]);
     await publisher.publish([["BlockStored", [own(4, 7)], own(4, 0), prompts[4]?.tokens.slice(blockSize), blockSize, null]]);
-    await expectHeld(store, keys[4] ?? [], [1, 1]);
+    await bed.expectHeld(address, keys[4] ?? [], [1, 1]);
     expect(await rig.metric("kvatlas_ingester_skipped_total")).toBe(0);
   });
 
@@ -130,22 +110,22 @@ describe("events of every form", () => {
     };
     await publisher.publish([stored(prompt, 0, 1, [["img"]])]);
     await publisher.publish([stored(decoded, 1, 2, [["img"]])]);
-    await expectHeld(store, decoded, [1, 1, 0]);
-    await expectHeld(store, prompt, [1, 0, 0]);
+    await bed.expectHeld(address, decoded, [1, 1, 0]);
+    await bed.expectHeld(address, prompt, [1, 0, 0]);
     // The engine hits block 0 alone, and stores the rest once more under the keys that lookups ask for.
     await publisher.publish([stored(prompt, 1, 3, [null, null])]);
-    await expectHeld(store, prompt, [1, 1, 1]);
+    await bed.expectHeld(address, prompt, [1, 1, 1]);
     expect(await rig.metric("kvatlas_ingester_checked_blocks_total", { result: "different" })).toBe(0);
     expect((await recordOf(store, address))?.meta.findings).toEqual({});
   });
 
   it("is not misled by an engine's clock that is far off or goes back", async () => {
-    const { store, publisher, rig } = await rigged();
+    const { publisher, rig } = await rigged();
     const prompts = [1, 2, 3].map((seed) => new TestPrompt(seed, 1));
     for (const [i, timestamp] of [9_999_999_999, 5, 4_000_000_000].entries()) {
       await publisher.publish([prompts[i]?.stored() ?? []], { timestamp });
     }
-    for (const prompt of prompts) await expectHeld(store, prompt.keys, [1]);
+    for (const prompt of prompts) await bed.expectHeld(address, prompt.keys, [1]);
     expect(await rig.metric("kvatlas_ingester_lost_gaps_total")).toBe(0);
     // By the ingester's clock alone.
     await eventually(async () => expect(await rig.metric("kvatlas_ingester_lag_seconds")).toBe(0));

@@ -1,33 +1,16 @@
 import type { EndpointId } from "@kvatlas/shared/types";
-import { createSimulator, type Simulator, type SimulatorOptions } from "@kvatlas/simulator/app";
-import { afterEach, describe, expect, it } from "vitest";
+import type { Simulator } from "@kvatlas/simulator/app";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { eventually } from "../support/eventually.ts";
-import { startFakeEngine } from "../support/fake-engine.ts";
-import { heldBy, memoryStore, poolOf, recordOf, startTestIngester, TestPrompt, type TestStore, testConfig } from "../support/ingest-rig.ts";
-import { TestPublisher } from "../support/test-publisher.ts";
+import { IngestBed, poolOfSimulator } from "../support/ingest-bed.ts";
+import { heldBy, poolOf, recordOf, TestPrompt, type TestStore } from "../support/ingest-rig.ts";
 
-const model = "sim";
-const cleanups: (() => Promise<unknown>)[] = [];
-
-afterEach(async () => {
-  for (const cleanup of cleanups.splice(0).reverse()) await cleanup();
+const model = "m";
+let bed: IngestBed;
+beforeEach(() => {
+  bed = new IngestBed();
 });
-
-async function simulate(options: SimulatorOptions = {}): Promise<Simulator> {
-  const simulator = createSimulator({}, { model, seed: "42", speed: 200, ...options });
-  cleanups.push(() => simulator.close());
-  await simulator.start();
-  return simulator;
-}
-
-async function ingest(store: TestStore, simulator: Simulator, settings: object) {
-  const endpoints = {
-    static: [{ address: simulator.address, events: (simulator.eventsEndpoint ?? "").replace("*", "127.0.0.1") }],
-  };
-  const rig = await startTestIngester(store, testConfig([{ name: "p", model, endpoints }], settings));
-  cleanups.push(() => rig.ingester.close());
-  return rig;
-}
+afterEach(() => bed.close());
 
 const post = (simulator: Simulator, path: string, body: object): Promise<Response> =>
   fetch(`${simulator.url}${path}`, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
@@ -36,9 +19,9 @@ const metaOf = async (store: TestStore, address: string) => (await recordOf(stor
 
 describe("health of a replica", () => {
   it("marks an engine that hangs, and one that is well again", async () => {
-    const store = memoryStore();
-    const simulator = await simulate();
-    await ingest(store, simulator, { hungAfterMs: 300 });
+    const { store } = bed;
+    const simulator = await bed.simulator();
+    await bed.ingester([poolOfSimulator(simulator)], { hungAfterMs: 300 });
     await eventually(async () => expect(await metaOf(store, simulator.address)).toMatchObject({ ready: true, findings: {} }));
     await post(simulator, "/sim/faults", { hang: true });
     const answer = post(simulator, "/v1/completions", { model, prompt: [1, 2, 3], max_tokens: 4 });
@@ -54,9 +37,9 @@ describe("health of a replica", () => {
   });
 
   it("marks a replica that is not well, and one that is gone", async () => {
-    const store = memoryStore();
-    const simulator = await simulate();
-    await ingest(store, simulator, {});
+    const { store } = bed;
+    const simulator = await bed.simulator();
+    await bed.ingester([poolOfSimulator(simulator)], {});
     await eventually(async () => expect(await metaOf(store, simulator.address)).toMatchObject({ ready: true }));
     await post(simulator, "/sim/faults", { unhealthy: true });
     await eventually(async () => expect(await metaOf(store, simulator.address)).toMatchObject({ ready: false }));
@@ -69,16 +52,13 @@ describe("health of a replica", () => {
 
 describe("sleep", () => {
   it("is read from /is_sleeping where metrics do not tell, and batches that come late are forgotten as well", async () => {
-    const store = memoryStore();
-    const engine = await startFakeEngine({
+    const { store } = bed;
+    const engine = await bed.engine({
       "/is_sleeping": { is_sleeping: false },
       "/metrics": 'vllm:num_requests_running{engine="0"} 0\n',
     });
-    cleanups.push(() => engine.close());
-    const publisher = await TestPublisher.start();
-    cleanups.push(() => publisher.close());
-    const rig = await startTestIngester(store, testConfig([poolOf([{ address: engine.address, publisher }])]));
-    cleanups.push(() => rig.ingester.close());
+    const publisher = await bed.publisher();
+    const rig = await bed.ingester([poolOf([{ address: engine.address, publisher }])]);
     const [before, late, after] = [new TestPrompt(1, 2), new TestPrompt(2, 2), new TestPrompt(3, 2)];
     await publisher.publish([before.stored()]);
     await eventually(async () => expect(await heldBy(store, engine.address, before.keys)).toEqual([1, 1]));

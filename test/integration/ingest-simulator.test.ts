@@ -1,62 +1,32 @@
 import { createBlockHasher } from "@kvatlas/shared/hashing/block-hasher";
 import type { BlockKey, EndpointId } from "@kvatlas/shared/types";
-import { createSimulator, type Simulator, type SimulatorOptions } from "@kvatlas/simulator/app";
-import { afterEach, describe, expect, it } from "vitest";
+import type { Simulator } from "@kvatlas/simulator/app";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { eventually } from "../support/eventually.ts";
-import { heldBy, memoryStore, recordOf, startTestIngester, type TestIngester, type TestStore, testConfig } from "../support/ingest-rig.ts";
+import { complete as completeOn, IngestBed, poolOfSimulator, numbers as prompt } from "../support/ingest-bed.ts";
+import { heldBy, recordOf, type TestIngester } from "../support/ingest-rig.ts";
 
-const model = "sim";
-const cleanups: (() => Promise<unknown>)[] = [];
-
-afterEach(async () => {
-  for (const cleanup of cleanups.splice(0).reverse()) await cleanup();
+const model = "m";
+let bed: IngestBed;
+beforeEach(() => {
+  bed = new IngestBed();
 });
+afterEach(() => bed.close());
 
-async function simulate(options: SimulatorOptions = {}): Promise<Simulator> {
-  const simulator = createSimulator({}, { model, seed: "42", speed: 200, ...options });
-  cleanups.push(() => simulator.close());
-  await simulator.start();
-  return simulator;
-}
-
-async function ingest(store: TestStore, simulators: readonly Simulator[], instanceId = "a"): Promise<TestIngester> {
+/** The replay address is asked from the replicas. */
+function ingest(simulators: readonly Simulator[]): Promise<TestIngester> {
   const endpoints = {
     static: simulators.map((simulator) => ({
       address: simulator.address,
       events: (simulator.eventsEndpoint ?? "").replace("*", "127.0.0.1"),
       dataParallelSize: simulator.publishers.length,
-      // The replay address is asked from the replica.
     })),
   };
-  const rig = await startTestIngester(store, testConfig([{ name: "p", model, endpoints }]), instanceId);
-  cleanups.push(() => rig.ingester.close());
-  return rig;
+  return bed.ingester([{ name: "p", model, endpoints }]);
 }
 
-async function complete(simulator: Simulator, tokens: readonly number[], headers: Readonly<Record<string, string>> = {}): Promise<void> {
-  const response = await fetch(`${simulator.url}/v1/completions`, {
-    method: "POST",
-    headers: { "content-type": "application/json", ...headers },
-    body: JSON.stringify({ model, prompt: tokens, max_tokens: 20 }),
-  });
-  expect(response.status).toBe(200);
-  await response.text();
-}
-
-const prompt = (start: number, length: number): number[] => Array.from({ length }, (_, i) => start + i);
-
-/** The index holds exactly what the engine holds, copies counted, over every hash that was ever seen. */
-async function expectEqualToTruth(store: TestStore, simulator: Simulator, everSeen: Set<string>): Promise<void> {
-  await simulator.drained();
-  for (const dump of simulator.blocks()) {
-    const endpoint = dump.rank === 0 ? simulator.address : `${simulator.address}/${dump.rank}`;
-    for (const hash of Object.keys(dump.hashes)) everSeen.add(hash);
-    const keys = [...everSeen] as BlockKey[];
-    const truth = keys.map((key) => dump.hashes[key] ?? 0);
-    expect(dump.unpublished).toBe(0);
-    await eventually(async () => expect(await heldBy(store, endpoint, keys)).toEqual(truth));
-  }
-}
+const complete = (simulator: Simulator, tokens: readonly number[], headers: Readonly<Record<string, string>> = {}): Promise<void> =>
+  completeOn(simulator, tokens, { max_tokens: 20 }, headers);
 
 function note(simulator: Simulator, everSeen: Set<string>): void {
   for (const dump of simulator.blocks()) for (const hash of Object.keys(dump.hashes)) everSeen.add(hash);
@@ -64,16 +34,16 @@ function note(simulator: Simulator, everSeen: Set<string>): void {
 
 describe("simulated replicas", () => {
   it.each(["0.10.1", "0.11.2", "0.22.1", "0.32", "0.33"])("index equals the cache of a %s engine that evicts", async (engineVersion) => {
-    const store = memoryStore();
+    const { store } = bed;
     const extra = engineVersion === "0.10.1" ? { hashAlgorithm: "sha256_cbor_64bit" as const } : {};
-    const simulator = await simulate({ engineVersion, numBlocks: 64, ...extra });
-    const rig = await ingestDirect(store, simulator);
+    const simulator = await bed.simulator({ engineVersion, numBlocks: 64, ...extra });
+    const rig = await bed.ingester([poolOfSimulator(simulator)]);
     const everSeen = new Set<string>();
     for (let i = 0; i < 12; i++) {
       await Promise.all([complete(simulator, prompt(i * 1_000, 100)), complete(simulator, prompt(i * 1_000, 64))]);
       note(simulator, everSeen);
     }
-    await expectEqualToTruth(store, simulator, everSeen);
+    await bed.expectEqualToTruth(simulator, everSeen);
     expect(everSeen.size).toBeGreaterThan(63);
     expect(await rig.metric("kvatlas_ingester_checked_blocks_total", { result: "different" })).toBe(0);
     await eventually(async () =>
@@ -90,121 +60,119 @@ describe("simulated replicas", () => {
   });
 
   it("index equals the cache through dropped batches, a cache reset and restarts", async () => {
-    const store = memoryStore();
-    const simulator = await simulate({ numBlocks: 96 });
-    const rig = await ingest(store, [simulator]);
+    const simulator = await bed.simulator({ numBlocks: 96 });
+    const rig = await ingest([simulator]);
     const everSeen = new Set<string>();
     const faults = async (body: object): Promise<void> => {
       const response = await fetch(`${simulator.url}/sim/faults`, { method: "POST", body: JSON.stringify(body) });
       expect(response.status).toBe(200);
     };
     await complete(simulator, prompt(0, 200));
-    await expectEqualToTruth(store, simulator, everSeen);
+    await bed.expectEqualToTruth(simulator, everSeen);
     await faults({ drop: 2 });
     for (let i = 1; i < 4; i++) await complete(simulator, prompt(i * 1_000, 150));
     note(simulator, everSeen);
-    await expectEqualToTruth(store, simulator, everSeen);
+    await bed.expectEqualToTruth(simulator, everSeen);
     expect(await rig.metric("kvatlas_ingester_lost_gaps_total")).toBe(0);
     await faults({ resetCache: true });
     await complete(simulator, prompt(9_000, 100));
-    await expectEqualToTruth(store, simulator, everSeen);
+    await bed.expectEqualToTruth(simulator, everSeen);
     expect(await rig.metric("kvatlas_ingester_incarnations_total", { cause: "cleared" })).toBe(1);
     await faults({ lose: 1 });
     await complete(simulator, prompt(10_000, 100));
     await faults({ restart: true });
     await complete(simulator, prompt(11_000, 100));
-    await expectEqualToTruth(store, simulator, everSeen);
+    await bed.expectEqualToTruth(simulator, everSeen);
     await faults({ restart: { reopenSockets: true } });
     await complete(simulator, prompt(12_000, 100));
-    await expectEqualToTruth(store, simulator, everSeen);
+    await bed.expectEqualToTruth(simulator, everSeen);
   });
 
   it("notices by the process start time a restart that no event shows", async () => {
-    const store = memoryStore();
-    const simulator = await simulate();
-    await ingest(store, [simulator]);
+    const { store } = bed;
+    const simulator = await bed.simulator();
+    await ingest([simulator]);
     const everSeen = new Set<string>();
     await complete(simulator, prompt(0, 200));
-    await expectEqualToTruth(store, simulator, everSeen);
+    await bed.expectEqualToTruth(simulator, everSeen);
     await eventually(async () => expect((await recordOf(store, simulator.address))?.meta.processStartSeconds).not.toBeNull());
     await fetch(`${simulator.url}/sim/faults`, { method: "POST", body: JSON.stringify({ restart: true }) });
-    await expectEqualToTruth(store, simulator, everSeen);
+    await bed.expectEqualToTruth(simulator, everSeen);
     expect(await heldBy(store, simulator.address, [...everSeen] as BlockKey[])).toEqual([...everSeen].map(() => 0));
   });
 
   it("asks an engine that works and is not heard (seed 53)", async () => {
-    const store = memoryStore();
-    const simulator = await simulate();
-    const rig = await ingest(store, [simulator]);
+    const { store } = bed;
+    const simulator = await bed.simulator();
+    const rig = await ingest([simulator]);
     const everSeen = new Set<string>();
     await simulator.applyFaults({ slowJoin: 100, restart: true });
     // Whatever made it ask so far has been answered.
     await eventually(async () => expect((await recordOf(store, simulator.address))?.meta.processStartSeconds).not.toBeNull());
     await eventually(() => expect([...rig.ingester.owned().values()]).toEqual([{ isCaughtUp: true }]));
     await complete(simulator, prompt(0, 200));
-    await expectEqualToTruth(store, simulator, everSeen);
+    await bed.expectEqualToTruth(simulator, everSeen);
     expect(everSeen.size).toBeGreaterThan(0);
   });
 
   it("forgets the cache of an engine that falls asleep, before any event says so", async () => {
-    const store = memoryStore();
-    const simulator = await simulate();
-    const rig = await ingest(store, [simulator]);
+    const { store } = bed;
+    const simulator = await bed.simulator();
+    const rig = await ingest([simulator]);
     const everSeen = new Set<string>();
     await complete(simulator, prompt(0, 200));
-    await expectEqualToTruth(store, simulator, everSeen);
+    await bed.expectEqualToTruth(simulator, everSeen);
     await fetch(`${simulator.url}/sleep`, { method: "POST" });
     const none = [...everSeen].map(() => 0);
     await eventually(async () => expect(await heldBy(store, simulator.address, [...everSeen] as BlockKey[])).toEqual(none));
     expect(await rig.metric("kvatlas_ingester_incarnations_total", { cause: "asleep" })).toBe(1);
     await fetch(`${simulator.url}/wake_up`, { method: "POST" });
     await complete(simulator, prompt(7_000, 200));
-    await expectEqualToTruth(store, simulator, everSeen);
+    await bed.expectEqualToTruth(simulator, everSeen);
   });
 
   it.each(["0.32", "0.10.2"])(
     "keeps what a %s engine keeps that is only paused (level 0), and marks it sleeping",
     async (engineVersion) => {
-      const store = memoryStore();
-      const simulator = await simulate({ engineVersion });
-      const rig = await ingestDirect(store, simulator);
+      const { store } = bed;
+      const simulator = await bed.simulator({ engineVersion });
+      const rig = await bed.ingester([poolOfSimulator(simulator)]);
       const everSeen = new Set<string>();
       await complete(simulator, prompt(0, 200));
-      await expectEqualToTruth(store, simulator, everSeen);
+      await bed.expectEqualToTruth(simulator, everSeen);
       const sleeping = async () => (await store.registry.readLoad([])).loads.get(simulator.address as EndpointId)?.sleeping;
       await eventually(async () => expect(await sleeping()).toBe(false));
       expect((await fetch(`${simulator.url}/sleep?level=0`, { method: "POST" })).status).toBe(200);
       await eventually(async () => expect(await sleeping()).toBe(true));
-      await expectEqualToTruth(store, simulator, everSeen);
+      await bed.expectEqualToTruth(simulator, everSeen);
       expect(await rig.metric("kvatlas_ingester_incarnations_total", { cause: "asleep" })).toBe(0);
       // What waits is answered when it goes on, from the cache that it has kept.
       const answer = complete(simulator, prompt(0, 260));
       await fetch(`${simulator.url}/wake_up`, { method: "POST" });
       await answer;
       await eventually(async () => expect(await sleeping()).toBe(false));
-      await expectEqualToTruth(store, simulator, everSeen);
+      await bed.expectEqualToTruth(simulator, everSeen);
     },
   );
 
   it("keeps the ranks of one replica apart", async () => {
-    const store = memoryStore();
     // Below the range from which the system takes ephemeral ports.
     const base = 20_000 + Math.floor(Math.random() * 10_000);
-    const ranks = await simulate({ dataParallelSize: 2, kvEventsEndpoint: `tcp://*:${base}`, replayEndpoint: `tcp://*:${base + 10}` });
-    await ingest(store, [ranks]);
+    const ranks = await bed.simulator({ dataParallelSize: 2, kvEventsEndpoint: `tcp://*:${base}`, replayEndpoint: `tcp://*:${base + 10}` });
+    await ingest([ranks]);
     const everSeen = new Set<string>();
     await complete(ranks, prompt(0, 100), { "X-data-parallel-rank": "0" });
     await complete(ranks, prompt(5_000, 164), { "X-data-parallel-rank": "1" });
     note(ranks, everSeen);
-    await expectEqualToTruth(store, ranks, everSeen);
+    await bed.expectEqualToTruth(ranks, everSeen);
     const sizes = ranks.blocks().map((dump) => Object.keys(dump.hashes).length);
     expect(sizes.every((size) => size > 0)).toBe(true);
   });
 
   it("keys by content where the engine's seed is random", async () => {
-    const store = memoryStore();
-    const simulator = await simulate({ engineVersion: "0.32", hashAlgorithm: "xxhash", seed: null, numBlocks: 64 });
-    const rig = await ingestDirect(store, simulator);
+    const { store } = bed;
+    const simulator = await bed.simulator({ engineVersion: "0.32", hashAlgorithm: "xxhash", seed: null, numBlocks: 64 });
+    const rig = await bed.ingester([poolOfSimulator(simulator)]);
     const prompts = Array.from({ length: 10 }, (_, i) => prompt(i * 1_000, 129));
     for (const tokens of prompts) await complete(simulator, tokens);
     await complete(simulator, prompts.at(-1) ?? []);
@@ -227,9 +195,9 @@ describe("simulated replicas", () => {
   });
 
   it("an ingester that comes later takes over with the table of engine hashes", async () => {
-    const store = memoryStore();
-    const simulator = await simulate({ engineVersion: "0.32", hashAlgorithm: "xxhash", seed: null, numBlocks: 64, bufferSteps: 1 });
-    const first = await ingestDirect(store, simulator);
+    const { store } = bed;
+    const simulator = await bed.simulator({ engineVersion: "0.32", hashAlgorithm: "xxhash", seed: null, numBlocks: 64, bufferSteps: 1 });
+    const first = await bed.ingester([poolOfSimulator(simulator)]);
     const tokens = prompt(0, 129);
     await complete(simulator, tokens);
     const scopeOf = async () => (await recordOf(store, simulator.address))?.meta.scope ?? null;
@@ -241,7 +209,7 @@ describe("simulated replicas", () => {
     await eventually(async () => expect(await heldBy(store, simulator.address, await keys())).toEqual([1, 1, 1, 1, 1, 1, 1, 1]));
     await simulator.drained();
     await first.ingester.close();
-    const second = await ingestDirect(store, simulator, "b");
+    const second = await bed.ingester([poolOfSimulator(simulator)], {}, "b");
     await eventually(() => expect([...second.ingester.owned().values()]).toEqual([{ isCaughtUp: true }]));
     // Evicts the first prompt: removals name engine hashes that only the former owner has seen stored.
     for (let i = 1; i < 9; i++) await complete(simulator, prompt(i * 1_000, 129));
@@ -249,14 +217,3 @@ describe("simulated replicas", () => {
     expect(await second.metric("kvatlas_ingester_incarnations_total")).toBe(0);
   });
 });
-
-/** With the replay address configured: releases before 0.31 do not tell it. */
-async function ingestDirect(store: TestStore, simulator: Simulator, instanceId = "a"): Promise<TestIngester> {
-  const dialled = (endpoint: string | null): string => (endpoint ?? "").replace("*", "127.0.0.1");
-  const endpoints = {
-    static: [{ address: simulator.address, events: dialled(simulator.eventsEndpoint), replay: dialled(simulator.replayEndpoint) }],
-  };
-  const rig = await startTestIngester(store, testConfig([{ name: "p", model, endpoints }]), instanceId);
-  cleanups.push(() => rig.ingester.close());
-  return rig;
-}

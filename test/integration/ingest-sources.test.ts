@@ -1,75 +1,34 @@
 import type { BlockKey, EndpointId } from "@kvatlas/shared/types";
-import { createSimulator, type Simulator, type SimulatorOptions } from "@kvatlas/simulator/app";
-import { afterEach, describe, expect, it } from "vitest";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { eventually } from "../support/eventually.ts";
-import { type FakeEngine, startFakeEngine } from "../support/fake-engine.ts";
-import {
-  heldBy,
-  memoryStore,
-  recordOf,
-  startTestIngester,
-  type TestIngester,
-  TestPrompt,
-  type TestStore,
-  testConfig,
-} from "../support/ingest-rig.ts";
-import { TestPublisher, type TestPublisherOptions } from "../support/test-publisher.ts";
+import { complete, IngestBed, numbers } from "../support/ingest-bed.ts";
+import { heldBy, recordOf, type TestIngester, TestPrompt, type TestStore } from "../support/ingest-rig.ts";
+import type { TestPublisher } from "../support/test-publisher.ts";
 
-const cleanups: (() => Promise<unknown>)[] = [];
-
-afterEach(async () => {
-  for (const cleanup of cleanups.splice(0).reverse()) await cleanup();
+let bed: IngestBed;
+beforeEach(() => {
+  bed = new IngestBed();
 });
-
-async function simulate(options: SimulatorOptions = {}): Promise<Simulator> {
-  const simulator = createSimulator({}, { model: "m", seed: "42", speed: 200, ...options });
-  cleanups.push(() => simulator.close());
-  await simulator.start();
-  return simulator;
-}
-
-async function publisherWith(options: TestPublisherOptions = {}): Promise<TestPublisher> {
-  const publisher = await TestPublisher.start(options);
-  cleanups.push(() => publisher.close());
-  return publisher;
-}
-
-async function engineWith(pages: Record<string, string | object>): Promise<FakeEngine> {
-  const engine = await startFakeEngine(pages);
-  cleanups.push(() => engine.close());
-  return engine;
-}
+afterEach(() => bed.close());
 
 /** Replicas are configured by their addresses alone. */
-async function ingest(store: TestStore, addresses: readonly string[]): Promise<TestIngester> {
-  const endpoints = { static: addresses.map((address) => ({ address })) };
-  const rig = await startTestIngester(store, testConfig([{ name: "p", model: "m", endpoints }]));
-  cleanups.push(() => rig.ingester.close());
-  return rig;
-}
-
-async function complete(simulator: Simulator, prompt: readonly number[], headers: Readonly<Record<string, string>> = {}): Promise<void> {
-  const response = await fetch(`${simulator.url}/v1/completions`, {
-    method: "POST",
-    headers: { "content-type": "application/json", ...headers },
-    body: JSON.stringify({ model: "m", prompt, max_tokens: 4 }),
-  });
-  expect(response.status).toBe(200);
-  await response.text();
-}
-
-const numbers = (start: number, length: number): number[] => Array.from({ length }, (_, i) => start + i);
+const ingest = (addresses: readonly string[]): Promise<TestIngester> =>
+  bed.ingester([{ name: "p", model: "m", endpoints: { static: addresses.map((address) => ({ address })) } }]);
 const findingsOf = async (store: TestStore, endpoint: string) => (await recordOf(store, endpoint))?.meta.findings;
 const sourcesOf = (publisher: TestPublisher) => ({ endpoint: publisher.events, replay_endpoint: publisher.replay });
 
 describe("a replica that is configured by its address alone", () => {
   it("is asked where it publishes, every rank of it", async () => {
-    const store = memoryStore();
+    const { store } = bed;
     const base = 20_000 + Math.floor(Math.random() * 10_000);
-    const simulator = await simulate({ dataParallelSize: 2, kvEventsEndpoint: `tcp://*:${base}`, replayEndpoint: `tcp://*:${base + 10}` });
-    const rig = await ingest(store, [simulator.address]);
-    await complete(simulator, numbers(0, 100), { "X-data-parallel-rank": "0" });
-    await complete(simulator, numbers(5_000, 164), { "X-data-parallel-rank": "1" });
+    const simulator = await bed.simulator({
+      dataParallelSize: 2,
+      kvEventsEndpoint: `tcp://*:${base}`,
+      replayEndpoint: `tcp://*:${base + 10}`,
+    });
+    const rig = await ingest([simulator.address]);
+    await complete(simulator, numbers(0, 100), {}, { "X-data-parallel-rank": "0" });
+    await complete(simulator, numbers(5_000, 164), {}, { "X-data-parallel-rank": "1" });
     await simulator.drained();
     for (const { rank, hashes } of simulator.blocks()) {
       const keys = Object.keys(hashes) as BlockKey[];
@@ -80,15 +39,15 @@ describe("a replica that is configured by its address alone", () => {
     expect(rig.ingester.owned().size).toBe(2);
     expect(await findingsOf(store, simulator.address)).toEqual({});
     // The first store settles the scheme; later ones are checked against it.
-    await complete(simulator, numbers(9_000, 64), { "X-data-parallel-rank": "0" });
+    await complete(simulator, numbers(9_000, 64), {}, { "X-data-parallel-rank": "0" });
     await eventually(async () => expect(await rig.metric("kvatlas_ingester_key_match_ratio", { endpoint: simulator.address })).toBe(1));
   });
 
   it("is dialled anew where its next process publishes", async () => {
-    const store = memoryStore();
-    const [former, next] = [await publisherWith(), await publisherWith()];
-    const engine = await engineWith({ "/metrics": "", "/kv_event_sources": { "0": sourcesOf(former) } });
-    const rig = await ingest(store, [engine.address]);
+    const { store } = bed;
+    const [former, next] = [await bed.publisher(), await bed.publisher()];
+    const engine = await bed.engine({ "/metrics": "", "/kv_event_sources": { "0": sourcesOf(former) } });
+    const rig = await ingest([engine.address]);
     const [before, after] = [new TestPrompt(1, 2), new TestPrompt(2, 2)];
     await former.publish([before.stored(0, 1)]);
     await former.publish([before.stored(1, 2)]);
@@ -102,13 +61,13 @@ describe("a replica that is configured by its address alone", () => {
   });
 
   it("may be one rank of a data-parallel group with a server of its own", async () => {
-    const store = memoryStore();
-    const publisher = await publisherWith({ rank: 3 });
-    const engine = await engineWith({
+    const { store } = bed;
+    const publisher = await bed.publisher({ rank: 3 });
+    const engine = await bed.engine({
       "/metrics": 'vllm:num_requests_running{engine="3"} 7\n',
       "/kv_event_sources": { "3": sourcesOf(publisher) },
     });
-    await ingest(store, [engine.address]);
+    await ingest([engine.address]);
     const prompt = new TestPrompt(1, 2);
     await publisher.publish([prompt.stored()]);
     await eventually(async () => expect(await heldBy(store, engine.address, prompt.keys)).toEqual([1, 1]));
@@ -121,13 +80,13 @@ describe("a replica that is configured by its address alone", () => {
 
 describe("findings", () => {
   it("name an engine that works and publishes nothing, until it does", async () => {
-    const store = memoryStore();
-    const publisher = await publisherWith();
-    const engine = await engineWith({
+    const { store } = bed;
+    const publisher = await bed.publisher();
+    const engine = await bed.engine({
       "/metrics": 'vllm:num_requests_running{engine="0"} 0\nvllm:prompt_tokens_total{engine="0"} 50000\n',
       "/kv_event_sources": { "0": sourcesOf(publisher) },
     });
-    await ingest(store, [engine.address]);
+    await ingest([engine.address]);
     const silent = { "no-events": expect.stringContaining("50000 prompt tokens and published nothing") };
     await eventually(async () => expect(await findingsOf(store, engine.address)).toEqual(silent));
     const prompt = new TestPrompt(1, 2);
@@ -137,12 +96,9 @@ describe("findings", () => {
   });
 
   it("name replicas of one pool that hash otherwise than the others; both are indexed", async () => {
-    const store = memoryStore();
-    const fleet = [await simulate(), await simulate(), await simulate({ seed: "0" })];
-    await ingest(
-      store,
-      fleet.map(({ address }) => address),
-    );
+    const { store } = bed;
+    const fleet = [await bed.simulator(), await bed.simulator(), await bed.simulator({ seed: "0" })];
+    await ingest(fleet.map(({ address }) => address));
     for (const simulator of fleet) await complete(simulator, numbers(0, 64));
     const [one, two, odd] = fleet.map(({ address }) => address);
     await eventually(async () => expect(await findingsOf(store, odd ?? "")).toHaveProperty("scheme-differs"));

@@ -1,52 +1,31 @@
 import { encode } from "@msgpack/msgpack";
-import { afterEach, describe, expect, it } from "vitest";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { eventually } from "../support/eventually.ts";
-import {
-  cleared,
-  heldBy,
-  memoryStore,
-  poolOf,
-  recordOf,
-  startTestIngester,
-  TestPrompt,
-  type TestStore,
-  testConfig,
-} from "../support/ingest-rig.ts";
-import { seqFrame, TestPublisher, type TestPublisherOptions } from "../support/test-publisher.ts";
+import { IngestBed, joined } from "../support/ingest-bed.ts";
+import { cleared, heldBy, poolOf, recordOf, TestPrompt, type testConfig } from "../support/ingest-rig.ts";
+import { seqFrame, type TestPublisher } from "../support/test-publisher.ts";
 
 const address = "127.0.0.1:1";
-const cleanups: (() => Promise<unknown>)[] = [];
-
-afterEach(async () => {
-  for (const cleanup of cleanups.splice(0).reverse()) await cleanup();
+let bed: IngestBed;
+beforeEach(() => {
+  bed = new IngestBed();
 });
+afterEach(() => bed.close());
 
-async function publisherWith(options: TestPublisherOptions = {}): Promise<TestPublisher> {
-  const publisher = await TestPublisher.start(options);
-  cleanups.push(() => publisher.close());
-  return publisher;
-}
-
-async function ingest(publisher: TestPublisher, store: TestStore, prefixCache: Parameters<typeof poolOf>[1] = {}, settings = {}) {
-  const rig = await startTestIngester(store, testConfig([poolOf([{ address, publisher }], prefixCache)], settings));
-  cleanups.push(() => rig.ingester.close());
-  return rig;
-}
-
-/** What the publisher sends from here on arrives. */
-async function joined(publisher: TestPublisher, rig: Awaited<ReturnType<typeof ingest>>): Promise<void> {
-  await eventually(() => expect(publisher.subscribers).toBeGreaterThan(0));
-  await eventually(() => expect([...rig.ingester.owned().values()]).toEqual([{ isCaughtUp: true }]));
-}
+const ingest = (
+  publisher: TestPublisher,
+  prefixCache: Parameters<typeof poolOf>[1] = {},
+  settings: Parameters<typeof testConfig>[1] = {},
+) => bed.ingester([poolOf([{ address, publisher }], prefixCache)], settings);
 
 describe.each(["plain", "topic"] as const)("one publisher, replay messages in the %s layout", (layout) => {
   it("brings in what was published before and after it came", async () => {
-    const store = memoryStore();
-    const publisher = await publisherWith({ layout });
+    const { store } = bed;
+    const publisher = await bed.publisher({ layout });
     const [early, late] = [new TestPrompt(1, 3), new TestPrompt(2, 2)];
     await publisher.publish([early.stored(0, 2)]);
     await publisher.publish([early.stored(2, 3)]);
-    const rig = await ingest(publisher, store);
+    const rig = await ingest(publisher);
     await eventually(async () => expect(await heldBy(store, address, early.keys)).toEqual([1, 1, 1]));
     await joined(publisher, rig);
     await publisher.publish([late.stored(), early.removed(2)]);
@@ -61,9 +40,9 @@ describe.each(["plain", "topic"] as const)("one publisher, replay messages in th
   });
 
   it("fills a hole by replay, in order", async () => {
-    const store = memoryStore();
-    const publisher = await publisherWith({ layout });
-    const rig = await ingest(publisher, store);
+    const { store } = bed;
+    const publisher = await bed.publisher({ layout });
+    const rig = await ingest(publisher);
     await joined(publisher, rig);
     const prompt = new TestPrompt(1, 4);
     await publisher.publish([prompt.stored(0, 1)]);
@@ -79,9 +58,9 @@ describe.each(["plain", "topic"] as const)("one publisher, replay messages in th
 
 describe("one publisher", () => {
   it("counts copies", async () => {
-    const store = memoryStore();
-    const publisher = await publisherWith();
-    const rig = await ingest(publisher, store);
+    const { store } = bed;
+    const publisher = await bed.publisher();
+    const rig = await ingest(publisher);
     await joined(publisher, rig);
     const prompt = new TestPrompt(1, 2);
     await publisher.publish([prompt.stored()]);
@@ -94,9 +73,9 @@ describe("one publisher", () => {
   });
 
   it("forgets everything at a clear, and keeps the rest of that batch", async () => {
-    const store = memoryStore();
-    const publisher = await publisherWith();
-    const rig = await ingest(publisher, store);
+    const { store } = bed;
+    const publisher = await bed.publisher();
+    const rig = await ingest(publisher);
     await joined(publisher, rig);
     const [before, after] = [new TestPrompt(1, 2), new TestPrompt(2, 2)];
     await publisher.publish([before.stored()]);
@@ -108,9 +87,9 @@ describe("one publisher", () => {
   });
 
   it("notices a restart in place by numbers that go back", async () => {
-    const store = memoryStore();
-    const publisher = await publisherWith();
-    const rig = await ingest(publisher, store);
+    const { store } = bed;
+    const publisher = await bed.publisher();
+    const rig = await ingest(publisher);
     await joined(publisher, rig);
     const [before, after] = [new TestPrompt(1, 2), new TestPrompt(2, 2)];
     await publisher.publish([before.stored(0, 1)]);
@@ -125,9 +104,9 @@ describe("one publisher", () => {
   });
 
   it("notices a restart by a replay that shows another batch under a known number", async () => {
-    const store = memoryStore();
-    const publisher = await publisherWith();
-    const rig = await ingest(publisher, store);
+    const { store } = bed;
+    const publisher = await bed.publisher();
+    const rig = await ingest(publisher);
     await joined(publisher, rig);
     const [before, after] = [new TestPrompt(1, 2), new TestPrompt(2, 4)];
     await publisher.publish([before.stored()]);
@@ -140,11 +119,11 @@ describe("one publisher", () => {
   });
 
   it("joins a publisher whose buffer has rolled", async () => {
-    const store = memoryStore();
-    const publisher = await publisherWith({ bufferSteps: 2 });
+    const { store } = bed;
+    const publisher = await bed.publisher({ bufferSteps: 2 });
     const prompts = [1, 2, 3, 4].map((seed) => new TestPrompt(seed, 1));
     for (const prompt of prompts) await publisher.publish([prompt.stored()]);
-    const rig = await ingest(publisher, store);
+    const rig = await ingest(publisher);
     await joined(publisher, rig);
     await eventually(async () =>
       expect(await Promise.all(prompts.map((prompt) => heldBy(store, address, prompt.keys)))).toEqual([[0], [0], [1], [1]]),
@@ -156,9 +135,9 @@ describe("one publisher", () => {
     ["reset", [0], 2],
     ["keep", [1], 1],
   ] as const)("%s: what it does about events that no replay brings back", async (onGap, heldBefore, incarnation) => {
-    const store = memoryStore();
-    const publisher = await publisherWith();
-    const rig = await ingest(publisher, store, { onGap });
+    const { store } = bed;
+    const publisher = await bed.publisher();
+    const rig = await ingest(publisher, { onGap });
     await joined(publisher, rig);
     const [before, after] = [new TestPrompt(1, 1), new TestPrompt(2, 1)];
     await publisher.publish([before.stored()]);
@@ -176,9 +155,9 @@ describe("one publisher", () => {
   });
 
   it("works without a replay socket, and resets at a hole", async () => {
-    const store = memoryStore();
-    const publisher = await publisherWith({ replay: false });
-    const rig = await ingest(publisher, store);
+    const { store } = bed;
+    const publisher = await bed.publisher({ replay: false });
+    const rig = await ingest(publisher);
     await joined(publisher, rig);
     const [before, after] = [new TestPrompt(1, 1), new TestPrompt(2, 1)];
     await publisher.publish([before.stored()]);
@@ -191,9 +170,9 @@ describe("one publisher", () => {
   });
 
   it("gives a silent replay up and goes on", async () => {
-    const store = memoryStore();
-    const publisher = await publisherWith();
-    const rig = await ingest(publisher, store, {}, { replayTimeoutMs: 100 });
+    const { store } = bed;
+    const publisher = await bed.publisher();
+    const rig = await ingest(publisher, {}, { replayTimeoutMs: 100 });
     await joined(publisher, rig);
     const [before, after] = [new TestPrompt(1, 1), new TestPrompt(2, 1)];
     await publisher.publish([before.stored()]);
@@ -206,9 +185,9 @@ describe("one publisher", () => {
   });
 
   it.each([true, false])("leaves an endpoint alone that two publishers speak for (replay: %s)", async (replay) => {
-    const store = memoryStore();
-    const publisher = await publisherWith({ replay });
-    const rig = await ingest(publisher, store);
+    const { store } = bed;
+    const publisher = await bed.publisher({ replay });
+    const rig = await ingest(publisher);
     await joined(publisher, rig);
     const [one, twin] = [new TestPrompt(1, 12), new TestPrompt(2, 12)];
     for (let block = 0; block < 6; block++) await publisher.publish([one.stored(block, block + 1)]);
@@ -229,9 +208,9 @@ describe("one publisher", () => {
   });
 
   it("passes over malformed messages, payloads and events", async () => {
-    const store = memoryStore();
-    const publisher = await publisherWith();
-    const rig = await ingest(publisher, store);
+    const { store } = bed;
+    const publisher = await bed.publisher();
+    const rig = await ingest(publisher);
     await joined(publisher, rig);
     const prompt = new TestPrompt(1, 2);
     await publisher.sendFrames(["only one"]);
@@ -245,9 +224,9 @@ describe("one publisher", () => {
   });
 
   it("reports what contradicts its configuration, and goes by the events", async () => {
-    const store = memoryStore();
-    const publisher = await publisherWith();
-    const rig = await ingest(publisher, store, { blockSize: 16, hashAlgo: "sha256", hashSeed: "7" });
+    const { store } = bed;
+    const publisher = await bed.publisher();
+    const rig = await ingest(publisher, { blockSize: 16, hashAlgo: "sha256", hashSeed: "7" });
     await joined(publisher, rig);
     const prompt = new TestPrompt(1, 2);
     await publisher.publish([prompt.stored()]);

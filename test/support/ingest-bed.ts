@@ -94,10 +94,11 @@ export async function complete(
   simulator: Simulator,
   tokens: readonly number[],
   more: Readonly<Record<string, unknown>> = {},
+  headers: Readonly<Record<string, string>> = {},
 ): Promise<void> {
   const response = await fetch(`${simulator.url}/v1/completions`, {
     method: "POST",
-    headers: { "content-type": "application/json" },
+    headers: { "content-type": "application/json", ...headers },
     body: JSON.stringify({ model: "m", prompt: tokens, max_tokens: 4, ...more }),
   });
   expect(response.status).toBe(200);
