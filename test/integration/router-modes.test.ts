@@ -165,3 +165,24 @@ describe("speculation", () => {
     expect(await complete(rig, promptOf(3_200, 1))).toMatchObject({ mode: "precise", matched: 0 });
   });
 });
+
+describe("how decisions turn out", () => {
+  it("is counted against what the engine reports, and told to whoever asks", async () => {
+    const usage = { prompt_tokens: 640, prompt_tokens_details: { cached_tokens: 592 } };
+    const endpoints = await replicas(1, (response) => {
+      response.writeHead(200, { "content-type": "text/event-stream" });
+      response.write("data: {}\n\n");
+      response.end(`data: ${JSON.stringify({ choices: [], usage })}\n\ndata: [DONE]\n\n`);
+    });
+    const backend = createMemoryBackend();
+    const rig = await rigOf({ endpoints, backend, routerId: "one", pool: { prefixCache: { mode: "estimated" } } });
+    await complete(rig, promptOf(640, 1));
+    await complete(rig, promptOf(640, 1));
+    await expect.poll(() => rig.metric('kvatlas_router_predictions_total{result="over"}')).toBe(1);
+    expect(await rig.metric('kvatlas_router_predictions_total{result="under"}')).toBe(1);
+    expect(await rig.metric('kvatlas_router_prediction_tokens_total{source="reported"}')).toBe(2 * 592);
+    await expect
+      .poll(async () => (await backend.quality.read(["one"])).get("one"), { timeout: 10_000 })
+      .toMatchObject({ estimated: 2, promptTokens: 1_280, matchedTokens: 640, compared: 2, predictedTokens: 640, over: 1, under: 1 });
+  });
+});

@@ -20,7 +20,7 @@ export interface RigOptions {
   readonly endpoints: readonly string[];
   readonly router?: Readonly<Record<string, unknown>>;
   readonly pool?: Readonly<Record<string, unknown>>;
-  readonly backend?: Pick<Backend, "index" | "registry"> & Partial<Pick<Backend, "history">>;
+  readonly backend?: Pick<Backend, "index" | "registry"> & Partial<Pick<Backend, "history" | "quality">>;
   readonly encoder?: PromptEncoder;
   readonly routerId?: string;
   readonly logger?: RouterDeps["logger"];
@@ -40,7 +40,7 @@ export interface Rig {
 
 /** A router over a memory backend (or a given one), on free ports. */
 export async function startRig(options: RigOptions): Promise<Rig> {
-  const { index, registry, history } = options.backend ?? createMemoryBackend();
+  const { index, registry, history, quality } = options.backend ?? createMemoryBackend();
   const config: KvatlasConfig = configSchema.parse({
     pools: [{ name: "pool", model: rigModel, endpoints: { static: options.endpoints.map((address) => ({ address })) }, ...options.pool }],
     router: { listen: "127.0.0.1:0", admin: "127.0.0.1:0", lookupTimeoutMs: 1_000, tokenizeTimeoutMs: 1_000, ...options.router },
@@ -50,6 +50,7 @@ export async function startRig(options: RigOptions): Promise<Rig> {
       index,
       registry,
       ...(history === undefined ? {} : { history }),
+      ...(quality === undefined ? {} : { quality }),
       logger: options.logger ?? silentLogger,
       metricsRegistry: createMetricsRegistry("router", { processMetrics: false }),
       createEncoder: () => options.encoder ?? null,

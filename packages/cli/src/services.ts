@@ -20,9 +20,9 @@ export async function buildIngester({ config, logger, metricsRegistry, backends 
 
 export async function buildRouter({ config, logger, metricsRegistry, backends }: ServiceDeps): Promise<Component> {
   const { createRouter } = await import("@kvatlas/router/app");
-  const { index, registry, history } = backends.open("request");
+  const { index, registry, history, quality } = backends.open("request");
   return createRouter(
-    { index, registry, history, logger, metricsRegistry, createEncoder: await createPoolEncoder(config, logger) },
+    { index, registry, history, quality, logger, metricsRegistry, createEncoder: await createPoolEncoder(config, logger) },
     config,
   );
 }

@@ -7,12 +7,13 @@ import type { BlockIndex } from "@kvatlas/shared/index/block-index";
 import { type Component, createLifecycle } from "@kvatlas/shared/lifecycle";
 import type { Logger } from "@kvatlas/shared/logger";
 import type { EndpointRegistry } from "@kvatlas/shared/registry/endpoint-registry";
+import type { QualityRecords } from "@kvatlas/shared/registry/quality-records";
 import type { RoutingHistory } from "@kvatlas/shared/routing-history/routing-history";
 import type { PromptEncoder } from "@kvatlas/shared/tokenization/prompt-encoder";
 import type { Registry } from "prom-client";
 import { AccessGuard } from "./access/access-guard.ts";
-import type { FleetSnapshot } from "./fleet/fleet.ts";
 import { CacheFloors } from "./estimation/cache-floors.ts";
+import type { FleetSnapshot } from "./fleet/fleet.ts";
 import { FleetView } from "./fleet/fleet-view.ts";
 import { InflightTracker } from "./fleet/inflight-tracker.ts";
 import { LoadReader } from "./fleet/load-reader.ts";
@@ -28,21 +29,24 @@ import { askReplica } from "./proxy/ask-replica.ts";
 import { HeaderVerdicts } from "./proxy/headers.ts";
 import { RetryBudget } from "./proxy/retry-budget.ts";
 import { UpstreamPools } from "./proxy/upstream-pools.ts";
+import { DecisionQuality } from "./quality/decision-quality.ts";
 import { readinessOf } from "./readiness.ts";
 import { Decider } from "./routing/decide.ts";
 import { KeyMemory } from "./routing/key-memory.ts";
 import { createPolicy } from "./routing/policies/create-policy.ts";
 import { PromptKeys } from "./routing/prompt-keys.ts";
 import { VerifyLookup } from "./routing/verify-lookup.ts";
-
-export interface RouterDeps {
 import type { EncoderContext } from "./tokenization/model-encoder.ts";
 import { TokenizerMetrics } from "./tokenization/tokenizer-metrics.ts";
+
+export interface RouterDeps {
   /** Of role "request": fails fast. Not closed by the router. */
   readonly index: BlockIndex;
   readonly registry: EndpointRegistry;
   /** What routers sent where. @defaultValue in the memory of this router */
   readonly history?: RoutingHistory;
+  /** Where the router tells how its decisions turn out. @defaultValue nowhere */
+  readonly quality?: QualityRecords;
   readonly logger: Logger;
   readonly clock?: Clock;
   readonly metricsRegistry: Registry;
@@ -87,18 +91,28 @@ export function createRouter(deps: RouterDeps, config: KvatlasConfig, options: R
   const bodies = new BodyBudget(config.router.maxBodyBytes);
   const encoders = new Map<string, PromptEncoder | null>();
   const loadingPools = new Set<string>();
+  const tokenizers = new TokenizerMetrics(deps.metricsRegistry);
   const metrics = new RouterMetrics(deps.metricsRegistry, {
     openRequests: () => server.openRequests,
     readyEndpoints: () => fleet.snapshot.pools.reduce((sum, pool) => sum + pool.endpoints.filter((endpoint) => endpoint.ready).length, 0),
     bodyBytes: () => bodies.heldBytes,
-  const tokenizers = new TokenizerMetrics(deps.metricsRegistry);
+    queued: (priority) => overload.queued(priority),
   });
   const verify = new VerifyLookup(
     { index, logger, random, onCompared: (agrees) => metrics.verified(agrees) },
-    queued: (priority) => overload.queued(priority),
     config.router.verifySampleRate,
   );
   const floors = new CacheFloors();
+  const quality = new DecisionQuality(
+    {
+      records: deps.quality ?? null,
+      clock,
+      logger,
+      onDecision: (measure) => metrics.measured(measure),
+      onPrediction: (prediction) => metrics.predicted(prediction),
+    },
+    routerId,
+  );
   let turn = 0;
   const decider = new Decider(
     {
@@ -112,35 +126,16 @@ export function createRouter(deps: RouterDeps, config: KvatlasConfig, options: R
       sources: { next: () => turn++, random },
       clock,
       logger,
-      onDecided: (decision) => metrics.decided(decision),
+      onDecided: (decision) => {
+        metrics.decided(decision);
+        quality.decided(decision);
+      },
       ...(deps.history === undefined ? {} : { history: deps.history }),
       floors,
       onShared: (outcome, routings) => metrics.shared(outcome, routings),
     },
     { routerId, config: config.router },
   );
-  const readiness = (): readonly string[] => readinessOf(fleet.snapshot, server.isDraining, loadingPools);
-  const proxy = createProxyRoute(
-    {
-      decider,
-      fleet,
-      inflight,
-      encoders,
-      bodies,
-      modelRoutes,
-      overload,
-      metrics,
-      clock,
-      logger,
-      pools,
-      ejection,
-      budget: new RetryBudget(config.router.retryBudget, clock),
-      verdicts: new HeaderVerdicts(),
-      credentials: () => access.credentials,
-    },
-    config.router,
-  );
-  const server: RouterServer = new RouterServer(
   const access = new AccessGuard(config.router, logger);
   const modelRoutes = modelRoutesByName(config.router.models);
   const overload: OverloadControl = new OverloadControl(
@@ -153,6 +148,29 @@ export function createRouter(deps: RouterDeps, config: KvatlasConfig, options: R
     routes: modelRoutes,
     clock,
   });
+  const readiness = (): readonly string[] => readinessOf(fleet.snapshot, server.isDraining, loadingPools);
+  const proxy = createProxyRoute(
+    {
+      decider,
+      fleet,
+      inflight,
+      encoders,
+      bodies,
+      modelRoutes,
+      overload,
+      metrics,
+      quality,
+      clock,
+      logger,
+      pools,
+      ejection,
+      budget: new RetryBudget(config.router.retryBudget, clock),
+      verdicts: new HeaderVerdicts(),
+      credentials: () => access.credentials,
+    },
+    config.router,
+  );
+  const server: RouterServer = new RouterServer(
     {
       routeApi: { decider, fleet, loads, encoders, bodies, modelRoutes, clock },
       access,
@@ -180,10 +198,10 @@ export function createRouter(deps: RouterDeps, config: KvatlasConfig, options: R
   const lifecycle = createLifecycle(
     [
       admin,
+      access,
       component("tokenizers", {
         start: async () => {
           for (const pool of config.pools) {
-      access,
             if (pool.prefixCache.mode === "off") continue;
             const encoder = deps.createEncoder(pool, {
               addresses: () => readyAddresses(fleet.snapshot, pool.name),
@@ -203,6 +221,7 @@ export function createRouter(deps: RouterDeps, config: KvatlasConfig, options: R
       }),
       fleet,
       inflight,
+      quality,
       component("upstreams", { start: async () => {}, close: () => pools.destroy() }),
       server,
       component("log", {
@@ -228,11 +247,11 @@ export function createRouter(deps: RouterDeps, config: KvatlasConfig, options: R
   };
 }
 
-function component(name: string, verbs: Pick<Component, "start" | "close">): Component {
-  return { name, ...verbs };
-}
 function readyAddresses(fleet: FleetSnapshot, pool: string): readonly string[] {
   const endpoints = fleet.pools.find(({ config }) => config.name === pool)?.endpoints ?? [];
   return endpoints.filter(({ ready }) => ready).map(({ address }) => address);
 }
 
+function component(name: string, verbs: Pick<Component, "start" | "close">): Component {
+  return { name, ...verbs };
+}

@@ -3,6 +3,7 @@ import { Counter, Gauge, Histogram, type Registry } from "prom-client";
 import type { ShedReason } from "./overload/admission.ts";
 import { type Priority, priorities } from "./overload/fair-queue.ts";
 import type { RetryReason } from "./proxy/forward.ts";
+import type { DecisionMeasure, Prediction } from "./quality/decision-quality.ts";
 import type { Decision } from "./routing/decision.ts";
 import { matchingRatio } from "./routing/explain.ts";
 
@@ -19,6 +20,11 @@ export class RouterMetrics {
   readonly #retries: Counter<"why">;
   readonly #verified: Counter<"result">;
   readonly #shared: Counter<"outcome">;
+  readonly #predictions: Counter<"result">;
+  readonly #predictedTokens: Counter<"source">;
+  readonly #predictionError: Histogram;
+  readonly #regret: Histogram;
+  readonly #indexAge: Histogram;
   readonly #shed: Counter<"why" | "priority">;
   /** Counters and histograms of label values that were there before: looking them up by their labels costs more than counting. */
   readonly #finished = new Map<string, Counter.Internal>();
@@ -87,6 +93,36 @@ export class RouterMetrics {
       name: "kvatlas_router_retries_total",
       help: "Attempts on another endpoint, by what was wrong with the one before: connect, cut (before the first byte), unavailable (503); over-budget counts those that were not made.",
       labelNames: ["why"],
+      registers,
+    });
+    this.#predictions = new Counter({
+      name: "kvatlas_router_predictions_total",
+      help: "Answers in which the engine told how many prompt tokens it had cached: as predicted (exact), fewer (over-predicted), more (under-predicted).",
+      labelNames: ["result"],
+      registers,
+    });
+    this.#predictedTokens = new Counter({
+      name: "kvatlas_router_prediction_tokens_total",
+      help: "Cached prompt tokens of those answers: predicted by the router, reported by the engine.",
+      labelNames: ["source"],
+      registers,
+    });
+    this.#predictionError = new Histogram({
+      name: "kvatlas_router_prediction_error_tokens",
+      help: "Difference between predicted and reported cached tokens, either way.",
+      buckets: [...buckets.count],
+      registers,
+    });
+    this.#regret = new Histogram({
+      name: "kvatlas_router_regret_tokens",
+      help: "Prompt tokens that another endpoint held more than the picked one; what was given up for load.",
+      buckets: [...buckets.count],
+      registers,
+    });
+    this.#indexAge = new Histogram({
+      name: "kvatlas_router_index_age_seconds",
+      help: "Since the last sign of life from the ingester of the picked endpoint, when it was picked.",
+      buckets: [0.25, 0.5, 1, 2, 5, 10, 30, 60],
       registers,
     });
     this.#shared = new Counter({
@@ -191,6 +227,19 @@ export class RouterMetrics {
 
   waited(priority: Priority, ms: number): void {
     this.#queueSeconds.observe({ priority }, ms / 1_000);
+  }
+
+  predicted({ predictedTokens, reportedTokens }: Prediction): void {
+    const error = predictedTokens - reportedTokens;
+    this.#predictions.inc({ result: error === 0 ? "exact" : error > 0 ? "over" : "under" });
+    this.#predictedTokens.inc({ source: "predicted" }, predictedTokens);
+    this.#predictedTokens.inc({ source: "reported" }, reportedTokens);
+    this.#predictionError.observe(Math.abs(error));
+  }
+
+  measured({ regretTokens, indexAgeMs }: DecisionMeasure): void {
+    this.#regret.observe(regretTokens);
+    if (indexAgeMs !== null) this.#indexAge.observe(indexAgeMs / 1_000);
   }
 
   shared(outcome: "ok" | "failed" | "dropped", routings: number): void {

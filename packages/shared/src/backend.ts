@@ -16,8 +16,11 @@ import type { EndpointRegistry } from "./registry/endpoint-registry.ts";
 import type { HousekeepingRecords } from "./registry/housekeeping-records.ts";
 import { MemoryEndpointRegistry } from "./registry/memory-endpoint-registry.ts";
 import { MemoryHousekeepingRecords } from "./registry/memory-housekeeping-records.ts";
+import { MemoryQualityRecords } from "./registry/memory-quality-records.ts";
 import { createRedisEndpointRegistry } from "./registry/redis-endpoint-registry.ts";
+import type { QualityRecords } from "./registry/quality-records.ts";
 import { createRedisHousekeepingRecords } from "./registry/redis-housekeeping-records.ts";
+import { createRedisQualityRecords } from "./registry/redis-quality-records.ts";
 import { MemoryRoutingHistory } from "./routing-history/memory-routing-history.ts";
 import { createRedisRoutingHistory } from "./routing-history/redis-routing-history.ts";
 import type { RoutingHistory } from "./routing-history/routing-history.ts";
@@ -36,6 +39,7 @@ export interface Backend {
   readonly registry: EndpointRegistry;
   readonly housekeeping: HousekeepingRecords;
   readonly history: RoutingHistory;
+  readonly quality: QualityRecords;
   readonly store: StoreState;
   /** True once the store answers, false when it has not within `timeoutMs`. Nobody needs to wait: clients connect by themselves, again and again. */
   connected(timeoutMs: number): Promise<boolean>;
@@ -62,6 +66,7 @@ export function createMemoryBackend(options: BackendOptions = {}): Backend {
     registry,
     housekeeping: new MemoryHousekeepingRecords(),
     history: new MemoryRoutingHistory(),
+    quality: new MemoryQualityRecords(),
     store: { troubles: () => [], memory: async () => [] },
     connected: async () => true,
     close: async () => {
@@ -95,6 +100,7 @@ export function createRedisBackend(config: RedisConfig, role: RedisRole, logger:
     registry,
     housekeeping: createRedisHousekeepingRecords({ connection, keys }),
     history: createRedisRoutingHistory({ connection, keys }, { shards: shardsFor(topology, 1) }),
+    quality: createRedisQualityRecords({ connection, keys }),
     store: { troubles: () => troubles.sentences(), memory: () => serverMemories(connection) },
     connected: (timeoutMs) => connection.connected(timeoutMs),
     close: async () => {

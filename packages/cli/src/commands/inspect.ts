@@ -8,12 +8,12 @@ import { configOption, readConfig } from "../config-file.ts";
 import type { Inspection } from "../inspect/inspection.ts";
 import { type InspectSource, withSource } from "../inspect/source.ts";
 
-const kinds = ["endpoints", "block", "prompt", "stats", "diff"] as const;
+const kinds = ["endpoints", "block", "prompt", "stats", "quality", "diff"] as const;
 
 export const inspectCommand: Command = {
   name: "inspect",
   summary: "shows endpoints, blocks, prompts and counts of the index in Redis, and whether it is right",
-  usage: "inspect endpoints | block <key> | prompt <text> | stats | diff   [--config FILE] [--json]",
+  usage: "inspect endpoints | block <key> | prompt <text> | stats | quality | diff   [--config FILE] [--json]",
   description: [
     "Reads only. Also prints the redis-cli command that shows the same.",
     "",
@@ -21,6 +21,7 @@ export const inspectCommand: Command = {
     "  block <key>    who holds one block; keys as `inspect prompt --json` lists them",
     "  prompt <text>  who holds how much of a prompt's prefix; - reads the text from stdin",
     "  stats          instances, scopes, blocks and bytes, entries and progress of every endpoint, the last audit",
+    "  quality        how well routers' decisions turned out: hits, what was passed up, predictions against what engines report",
     "  diff           the index against what the replicas hold, where they show it (simulators); exit code 1 when they differ",
   ].join("\n"),
   examples: [
@@ -35,7 +36,7 @@ export const inspectCommand: Command = {
     pool: { type: "string", value: "NAME", description: "prompt: pool whose tokenizer and model apply; not needed when there is one." },
     body: { type: "boolean", description: "prompt: the text is the body of an OpenAI request, not a user message." },
   },
-  positionals: { name: "what to show (endpoints, block <key>, prompt <text>, stats or diff)", min: 1, max: 2 },
+  positionals: { name: "what to show (endpoints, block <key>, prompt <text>, stats, quality or diff)", min: 1, max: 2 },
   run: async (context) => {
     const inspect = await chooseInspection(context);
     const { config } = await readConfig(context);
@@ -51,13 +52,15 @@ type Inspect = (source: InspectSource, config: KvatlasConfig) => Promise<Inspect
 
 async function chooseInspection(context: CommandContext): Promise<Inspect> {
   const [kind = "", subject] = context.args.positionals;
-  if (subject !== undefined && (kind === "endpoints" || kind === "stats" || kind === "diff"))
+  if (subject !== undefined && (kind === "endpoints" || kind === "stats" || kind === "quality" || kind === "diff"))
     throw usageError(`"inspect ${kind}" takes no argument, got "${subject}".`);
   switch (kind) {
     case "endpoints":
       return (await import("../inspect/endpoints.ts")).inspectEndpoints;
     case "stats":
       return (await import("../inspect/stats.ts")).inspectStats;
+    case "quality":
+      return (await import("../inspect/quality.ts")).inspectQuality;
     case "diff":
       return (await import("../inspect/diff.ts")).inspectDiff;
     case "block": {

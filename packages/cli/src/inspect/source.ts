@@ -12,6 +12,7 @@ export interface InspectSource {
   readonly index: Backend["index"];
   readonly registry: Backend["registry"];
   readonly housekeeping: Backend["housekeeping"];
+  readonly quality: Backend["quality"];
   readonly config: KvatlasConfig;
   readonly keys: RedisKeys;
   /** The command line that shows the same with redis-cli. */
@@ -41,6 +42,7 @@ export async function withSource<T>(config: KvatlasConfig, logger: Logger, read:
       index: backend.index,
       registry: backend.registry,
       housekeeping: backend.housekeeping,
+      quality: backend.quality,
       config,
       keys: createRedisKeys(config.redis.keyPrefix),
       redisCli: (...args) => redisCliLine(config.redis, ...args),

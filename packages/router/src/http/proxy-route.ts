@@ -11,6 +11,8 @@ import { withModel } from "../models/with-model.ts";
 import type { Permit } from "../overload/admission.ts";
 import type { OverloadControl } from "../overload/overload-control.ts";
 import { type ForwardDeps, type ForwardResult, forward } from "../proxy/forward.ts";
+import { cachedTokensIn } from "../quality/cached-tokens.ts";
+import type { DecisionQuality } from "../quality/decision-quality.ts";
 import { modelOfForm } from "../request/model-of-body.ts";
 import { HttpError } from "../request/openai-error.ts";
 import { type ParsedRequest, parseRequest } from "../request/parse-request.ts";
@@ -32,6 +34,7 @@ export interface ProxyRouteDeps extends ForwardDeps {
   readonly modelRoutes: ModelRoutes;
   readonly overload: OverloadControl;
   readonly metrics: RouterMetrics;
+  readonly quality: DecisionQuality;
   readonly clock: Clock;
   readonly logger: Logger;
 }
@@ -94,9 +97,9 @@ export function createProxyRoute(deps: ProxyRouteDeps, config: RouterConfig) {
         deps.metrics.finished("client-gone", null);
         return;
       }
-      decision = await deps.decider.decide({
       const encoder = deps.encoders.get(route.pool.config.name) ?? null;
       const forwarded = forwardedIds(route.pool.config, parsed, encoder);
+      decision = await deps.decider.decide({
         request: parsed,
         route,
         fleet,
@@ -108,6 +111,7 @@ export function createProxyRoute(deps: ProxyRouteDeps, config: RouterConfig) {
       const result = await send(incoming, { held: body, bytes: forwarded?.body(bytes) ?? bytes, resolved, decision });
       // What was refused was not computed.
       if (result.status === null || result.status >= 400) decision.placement?.failed();
+      else if (result.outcome === "completed") deps.quality.answered(decision, result.endpoint.id, cachedTokensIn(result.lastPieces));
       const totalMs = deps.clock.monotonic() - startedAt;
       const firstByteMs = result.firstByteMs === null ? null : beforeSendMs + result.firstByteMs;
       if (firstByteMs !== null) deps.metrics.firstByte(decision.mode, firstByteMs);

@@ -58,6 +58,8 @@ export interface ForwardResult {
   /** From the call to the first byte of the body; null when there was none. */
   readonly firstByteMs: number | null;
   readonly bytes: number;
+  /** The last two pieces of the body, as the replica sent them: what it says at the end is in them. */
+  readonly lastPieces: readonly Buffer[];
 }
 
 /**
@@ -104,6 +106,8 @@ class Forwarding implements AttemptListener {
   #status: number | null = null;
   #firstByteMs: number | null = null;
   #bytes = 0;
+  #lastPiece: Buffer | null = null;
+  #pieceBefore: Buffer | null = null;
   #settled = false;
 
   constructor(deps: ForwardDeps, options: ForwardOptions, input: ForwardInput) {
@@ -162,6 +166,8 @@ class Forwarding implements AttemptListener {
       this.#timer?.refresh();
     }
     this.#bytes += chunk.length;
+    this.#pieceBefore = this.#lastPiece;
+    this.#lastPiece = chunk;
     const passed = this.#answerModel === null ? chunk : this.#answerModel.next(chunk);
     return passed.length === 0 || this.#input.response.write(passed);
   }
@@ -331,6 +337,7 @@ class Forwarding implements AttemptListener {
       status: this.#status,
       firstByteMs: this.#firstByteMs,
       bytes: this.#bytes,
+      lastPieces: [this.#pieceBefore, this.#lastPiece].filter((piece) => piece !== null),
     });
   }
 

@@ -37,6 +37,8 @@ export interface RedisKeys {
   readonly engineHashesPattern: string;
   /** HASH with expiry: endpoint -> work one router has in flight. */
   inflight(routerId: string): string;
+  /** HASH with expiry: how well one router's decisions turned out. */
+  quality(routerId: string): string;
   /** What precedes the block key in the name of a ZSET with expiry: endpoint by the time it was sent a prompt with that block, ms. */
   routedPrefix(scope: ScopeId, shard: number): string;
   /** Keys of the index in one layout of a scope; `kva:scopes` says which tag is whose. */
@@ -74,6 +76,7 @@ export function createRedisKeys(prefix: string): RedisKeys {
     engineHashes: (endpoint, incarnation) => `${prefix}:ep:{${endpoint}}:keys:${incarnation}`,
     engineHashesPattern: `${prefix}:ep:{*}:keys:*`,
     inflight: (routerId) => `${prefix}:inflight:${routerId}`,
+    quality: (routerId) => `${prefix}:quality:${routerId}`,
     routedPrefix: (scope, shard) => `${prefix}:{${scopeTag(scope)}.${shard.toString(36)}}:r:`,
     space: (tag) => spaceKeys(`${prefix}:{${tag}.`),
   };
