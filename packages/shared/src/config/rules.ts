@@ -38,8 +38,6 @@ export function contradictions(config: KvatlasConfig): readonly string[] {
       );
     }
   }
-  if (config.ingester.leaseTtlMs < 2 * config.ingester.heartbeatMs) {
-    problems.push(
   reportRepeats(
     config.router.models.map((route, i) => [route.name, `router.models[${i}].name`]),
     (value, where, first) => `${where}: "${value}" is also ${first}; list all of its targets in one place.`,
@@ -49,6 +47,8 @@ export function contradictions(config: KvatlasConfig): readonly string[] {
     if (targets.every(({ weight }) => weight === 0))
       problems.push(`router.models[${i}].targets: all weights are 0; give one of them a weight.`);
   }
+  if (config.ingester.leaseTtlMs < 2 * config.ingester.heartbeatMs) {
+    problems.push(
       `ingester.leaseTtlMs: got ${config.ingester.leaseTtlMs}, expected at least twice ingester.heartbeatMs (${config.ingester.heartbeatMs}), so that one late beat loses no endpoint.`,
     );
   }
