@@ -1,8 +1,9 @@
+import { createLocalPromptEncoder } from "@kvatlas/shared/tokenization/local-prompt-encoder";
 import { createSimulator } from "@kvatlas/simulator/app";
 import { loadSimulatorTokenizer } from "@kvatlas/simulator/tokenizer";
 import OpenAI from "openai";
 import { afterEach, describe, expect, it } from "vitest";
-import { startUpstream } from "../support/http-upstream.ts";
+import { answerOk, startUpstream } from "../support/http-upstream.ts";
 import { type Rig, rigModel, startRig } from "../support/router-rig.ts";
 import { modelDirectory } from "../support/tokenizer-models.ts";
 
@@ -108,5 +109,44 @@ describe("an Anthropic client", () => {
     const [received] = upstream.requests;
     expect(received?.headers).toMatchObject({ "x-api-key": "key", "anthropic-version": "2023-06-01" });
     expect(JSON.parse(received?.body.toString() ?? "")).toEqual(body);
+  });
+
+  it("is routed by the prefix that the engine will see", async () => {
+    const replicas = [await startUpstream(answerOk), await startUpstream(answerOk)];
+    for (const replica of replicas) closers.push(() => replica.kill());
+    const encoder = createLocalPromptEncoder({ directory: modelDirectory("qwen3"), engine: "javascript" });
+    const rig = await startRig({ endpoints: replicas.map(({ address }) => address), encoder, router: { speculationMs: 0 } });
+    closers.push(() => rig.router.close());
+    const content = "A long question about caches. ".repeat(20);
+    const chat = {
+      messages: [
+        { role: "system", content: "Be brief." },
+        { role: "user", content },
+      ],
+    };
+    const [prompt] = await encoder.encode({ kind: "chat", bodyText: JSON.stringify(chat) });
+    const holder = replicas[1]?.address ?? "";
+    await rig.hold(holder, prompt?.tokenIds ?? [], 6);
+    const ask = (path: string, body: object) =>
+      fetch(`${rig.url}${path}`, {
+        method: "POST",
+        headers: { "content-type": "application/json" },
+        body: JSON.stringify({ model: rigModel, ...body }),
+      });
+    for (const [path, body] of [
+      ["/v1/messages", { max_tokens: 5, system: "Be brief.", messages: [{ role: "user", content: [{ type: "text", text: content }] }] }],
+      ["/v1/responses", { instructions: "Be brief.", input: content }],
+    ] as const) {
+      await expect
+        .poll(async () => {
+          const { headers } = await ask(path, body);
+          return [headers.get("x-kvatlas-mode"), headers.get("x-kvatlas-endpoint"), headers.get("x-kvatlas-matched-tokens")];
+        })
+        .toEqual(["precise", holder, "96"]);
+    }
+    expect((await ask("/v1/messages", { max_tokens: 5, thinking: { type: "disabled" }, messages: [] })).headers.get("x-kvatlas-mode")).toBe(
+      "load",
+    );
+    expect(await rig.metric('kvatlas_router_decisions_total{mode="load",reason="not-a-plain-chat"}')).toBe(1);
   });
 });

@@ -1,7 +1,10 @@
 import { isUtf8 } from "node:buffer";
 import { type JsonValue, LosslessJsonError, parseLosslessJson } from "@kvatlas/shared/tokenization/lossless-json";
+import { jsonText } from "./json-text.ts";
+import { messagesToChat } from "./messages-to-chat.ts";
 import { HttpError } from "./openai-error.ts";
 import { promptTextOf } from "./prompt-text.ts";
+import { responsesToChat } from "./responses-to-chat.ts";
 import { tokenIdsOf, tokenPromptsOf, truncateTokenIds } from "./token-ids.ts";
 
 /**
@@ -11,6 +14,8 @@ import { tokenIdsOf, tokenPromptsOf, truncateTokenIds } from "./token-ids.ts";
 export type PromptSource =
   | { readonly form: "ids"; readonly prompts: readonly Uint32Array[] }
   | { readonly form: "text"; readonly kind: "chat" | "completion" }
+  /** A request of another API that engines turn into a chat: the body of that chat; null where it cannot be told exactly. */
+  | { readonly form: "other-api"; readonly chatBody: () => string | null }
   | { readonly form: "none"; readonly why: "not-a-prompt" | "media" | "skips-cache" | "prompt-embeds" };
 
 /** What routing needs to know of a request. The bytes that are forwarded are not part of it. */
@@ -30,11 +35,18 @@ export interface ParsedRequest {
 type Json = Readonly<Record<string, unknown>>;
 
 /** Paths whose body is a prompt of known form. Everything else is routed by load. */
-const promptPaths: Readonly<Record<string, "chat" | "completion" | "generate">> = {
+const promptPaths: Readonly<Record<string, RequestKind>> = {
   "/v1/chat/completions": "chat",
   "/v1/completions": "completion",
   "/inference/v1/generate": "generate",
+  "/v1/messages": "messages",
+  "/v1/responses": "responses",
 };
+
+type RequestKind = "chat" | "completion" | "generate" | "messages" | "responses";
+
+/** Longer bodies of other APIs are not turned into chats: that is done on the event loop, which must not stand still for it. */
+const maxConvertedChars = 524_288;
 
 /**
  * Reads a JSON request body once. Only what can be no request at all is refused; what an engine would refuse is routed by load and refused by
@@ -109,18 +121,18 @@ function plainValue(value: JsonValue): unknown {
   return typeof value === "bigint" ? Number(value) : value;
 }
 
-function describe(json: Json, bodyText: string, kind: "chat" | "completion" | "generate" | null): ParsedRequest {
+function describe(json: Json, bodyText: string, kind: RequestKind | null): ParsedRequest {
   return {
     model: typeof json.model === "string" && json.model !== "" ? json.model : null,
     stream: json.stream === true,
-    prompt: promptOf(json, kind),
+    prompt: promptOf(json, bodyText, kind),
     cacheSalt: typeof json.cache_salt === "string" && json.cache_salt !== "" ? json.cache_salt : null,
     bodyText,
     promptText: () => promptTextOf(json),
   };
 }
 
-function promptOf(json: Json, kind: "chat" | "completion" | "generate" | null): PromptSource {
+function promptOf(json: Json, bodyText: string, kind: RequestKind | null): PromptSource {
   if (kind === null) return { form: "none", why: "not-a-prompt" };
   if (skipsCache(json)) return { form: "none", why: "skips-cache" };
   if (kind === "generate") {
@@ -137,6 +149,7 @@ function promptOf(json: Json, kind: "chat" | "completion" | "generate" | null): 
   // vLLM 0.27+: ids that replace template and tokenizer, also when the messages are there.
   const given = isObject(json.kv_transfer_params) ? tokenIdsOf(json.kv_transfer_params.prompt_token_ids) : null;
   if (given !== null) return { form: "ids", prompts: [given] };
+  if (kind === "messages" || kind === "responses") return { form: "other-api", chatBody: () => chatBodyOf(kind, bodyText) };
   return hasMediaParts(json.messages) ? { form: "none", why: "media" } : { form: "text", kind: "chat" };
 }
 
@@ -144,6 +157,19 @@ function promptOf(json: Json, kind: "chat" | "completion" | "generate" | null): 
 function skipsCache(json: Json): boolean {
   if (typeof json.prompt_logprobs === "number") return true;
   return json.echo === true && json.logprobs !== undefined && json.logprobs !== null && json.logprobs !== false;
+}
+
+function chatBodyOf(kind: "messages" | "responses", bodyText: string): string | null {
+  if (bodyText.length > maxConvertedChars) return null;
+  try {
+    const body = parseLosslessJson(bodyText);
+    if (!(body instanceof Map)) return null;
+    const chat = kind === "messages" ? messagesToChat(body) : responsesToChat(body);
+    return chat === null ? null : jsonText(chat);
+  } catch (error) {
+    if (error instanceof LosslessJsonError) return null;
+    throw error;
+  }
 }
 
 function hasMediaFeatures(json: Json): boolean {

@@ -22,6 +22,7 @@ export const decisionReasons = [
   "endpoint-silent",
   "endpoint-not-indexed",
   "not-a-prompt",
+  "not-a-plain-chat",
   "media",
   "prompt-embeds",
   "skips-cache",

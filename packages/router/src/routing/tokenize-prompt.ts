@@ -1,5 +1,5 @@
 import { isKvatlasError } from "@kvatlas/shared/errors";
-import type { PromptEncoder } from "@kvatlas/shared/tokenization/prompt-encoder";
+import type { PromptEncoder, PromptRequest } from "@kvatlas/shared/tokenization/prompt-encoder";
 import { within } from "../deadline.ts";
 import type { ParsedRequest } from "../request/parse-request.ts";
 import type { DecisionReason } from "./decision.ts";
@@ -26,10 +26,12 @@ export async function tokenizePrompt(request: ParsedRequest, encoder: PromptEnco
   if (source.form === "ids") return { prompts: source.prompts, tokenized: false };
   if (source.form === "none") return { reason: source.why };
   if (encoder === null) return { reason: "no-tokenizer" };
+  const converted = source.form === "other-api" ? source.chatBody() : null;
+  if (source.form === "other-api" && converted === null) return { reason: "not-a-plain-chat" };
+  const wanted: PromptRequest =
+    source.form === "text" ? { kind: source.kind, bodyText: request.bodyText } : { kind: "chat", bodyText: converted ?? "" };
   try {
-    const encoded = await within(timeoutMs, "tokenization", async (signal) =>
-      encoder.encode({ kind: source.kind, bodyText: request.bodyText }, { signal: signal() }),
-    );
+    const encoded = await within(timeoutMs, "tokenization", async (signal) => encoder.encode(wanted, { signal: signal() }));
     return { prompts: encoded.map((prompt) => prompt.tokenIds), tokenized: true };
   } catch (error) {
     return { reason: reasonOf(error), error };
