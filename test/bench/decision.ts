@@ -1,6 +1,18 @@
+import { setTimeout as wait } from "node:timers/promises";
 import { createRouter } from "@kvatlas/router/app";
-import { createRedisBackend } from "@kvatlas/shared/backend";
-import { configSchema } from "@kvatlas/shared/config/schema";
+import { routeOfModel } from "@kvatlas/router/fleet/fleet";
+import { FleetView } from "@kvatlas/router/fleet/fleet-view";
+import { InflightTracker } from "@kvatlas/router/fleet/inflight-tracker";
+import { LoadReader } from "@kvatlas/router/fleet/load-reader";
+import { OutlierEjection } from "@kvatlas/router/fleet/outlier-ejection";
+import { Decider } from "@kvatlas/router/routing/decide";
+import { KeyMemory } from "@kvatlas/router/routing/key-memory";
+import { createPolicy } from "@kvatlas/router/routing/policies/create-policy";
+import { PromptKeys } from "@kvatlas/router/routing/prompt-keys";
+import { VerifyLookup } from "@kvatlas/router/routing/verify-lookup";
+import { type Backend, createRedisBackend } from "@kvatlas/shared/backend";
+import { systemClock } from "@kvatlas/shared/clock";
+import { configSchema, type KvatlasConfig } from "@kvatlas/shared/config/schema";
 import { createBlockHasher } from "@kvatlas/shared/hashing/block-hasher";
 import { scopeIdOf } from "@kvatlas/shared/hashing/key-scheme";
 import { createRedisKeys, scopeTag } from "@kvatlas/shared/index/redis-keys";
@@ -20,6 +32,9 @@ const prompts = 200;
 const warmUps = 30;
 const scheme = { kind: "native", algorithm: "sha256_cbor", seed: "0" } as const;
 
+/** Decisions per second of the open loop: modest, so that latency is measured and not queueing. */
+const openLoopRate = 60;
+
 interface Timings {
   readonly keysMs: number;
   readonly lookupMs: number;
@@ -27,9 +42,11 @@ interface Timings {
 }
 
 /**
- * A decision without tokenization (keys, lookup and load, score) through the route API of a real router over Redis on the same machine:
- * prompts of 12,000 token ids, of which endpoint k of 8 holds k eighths. `cold`: never seen; `remembered`: the next turn of the same chats.
- * Time is what the decision itself reports, without HTTP and JSON.
+ * A decision without tokenization (keys, lookup and load, score) over Redis on the same machine: prompts of 12,000 token ids, of which endpoint k of 8 holds
+ * k eighths. `cold`: never seen; `remembered`: the next turn of the same chats. Time is what the decision itself reports.
+ *
+ * `decider`: the router's decider alone, in this process, in an open loop at a modest rate, with all that a proxied request leaves behind (speculation,
+ * history). `routeApi`: dry runs through the HTTP API of a router in this process, one after the other, which share the process with the client and its JSON.
  *
  * The floor beside it reads every key of the same prompts in one pipeline, in the same run.
  */
@@ -76,6 +93,7 @@ export async function run(): Promise<object> {
     for (const chain of measured) cold.push(await decide(chain.first));
     const remembered: Timings[] = [];
     for (const chain of measured) remembered.push(await decide(chain.next));
+    const decider = await measureDecider(backend, config, chains);
     const floor = await readEveryKey(
       server.url,
       measured.map((chain) => chain.keys),
@@ -85,8 +103,8 @@ export async function run(): Promise<object> {
       blocks: promptBlocks,
       endpoints: endpointCount,
       decisions: prompts,
-      cold: summary(cold),
-      remembered: summary(remembered),
+      decider,
+      routeApi: { cold: summary(cold), remembered: summary(remembered) },
       floorEveryKeyMs: percentiles(floor),
     };
   } finally {
@@ -94,6 +112,58 @@ export async function run(): Promise<object> {
     await backend.close();
     await writing.close();
     await server.stop();
+  }
+}
+
+async function measureDecider(backend: Backend, config: KvatlasConfig, chains: readonly Chain[]): Promise<object> {
+  const { index, registry, history } = backend;
+  const deps = { registry, clock: systemClock, logger: silentLogger };
+  const fleet = new FleetView(deps, { routerId: "decider", pools: config.pools, endpointTtlMs: 600_000 });
+  await fleet.start();
+  const decider = new Decider(
+    {
+      index,
+      history,
+      loads: new LoadReader(registry, systemClock),
+      inflight: new InflightTracker(deps, { routerId: "decider" }),
+      ejection: new OutlierEjection(systemClock),
+      keys: new PromptKeys(new KeyMemory()),
+      policy: createPolicy(config.router),
+      verify: new VerifyLookup({ index, logger: silentLogger, random: () => 1, onCompared: () => {} }, 0),
+      sources: { next: () => 0, random: () => 0 },
+      clock: systemClock,
+      logger: silentLogger,
+      onDecided: () => {},
+    },
+    { routerId: "decider", config: config.router },
+  );
+  const decide = async (prompt: Uint32Array): Promise<Timings> => {
+    const route = routeOfModel(fleet.snapshot, model);
+    if (route === null) throw new Error("the bench's fleet does not serve its model");
+    const request = { model, stream: false, prompt: { form: "ids", prompts: [prompt] }, cacheSalt: null, bodyText: "" } as const;
+    const { mode, matchedTokens, timings } = await decider.decide({ request, route, fleet: fleet.snapshot, encoder: null });
+    if (mode !== "precise" || matchedTokens === 0) throw new Error(`the decision was not precise: ${mode}, ${matchedTokens} tokens`);
+    return { keysMs: timings.keysMs ?? 0, lookupMs: timings.lookupMs ?? 0, totalMs: timings.totalMs };
+  };
+  const openLoop = async (prompts: readonly Uint32Array[]): Promise<readonly Timings[]> => {
+    const beganAt = performance.now();
+    const under: Promise<Timings>[] = [];
+    for (const [i, prompt] of prompts.entries()) {
+      await wait(Math.max(0, beganAt + (i * 1_000) / openLoopRate - performance.now()));
+      under.push(decide(prompt));
+    }
+    return Promise.all(under);
+  };
+  try {
+    const firsts = chains.map(({ first }) => Uint32Array.from(first));
+    const nexts = chains.map(({ next }) => Uint32Array.from(next));
+    const warm = [...firsts.slice(prompts), ...nexts.slice(prompts)];
+    for (let round = 0; round < 20; round++) for (const prompt of warm) await decide(prompt);
+    const cold = await openLoop(firsts.slice(0, prompts));
+    const remembered = await openLoop(nexts.slice(0, prompts));
+    return { ratePerSecond: openLoopRate, cold: summary(cold), remembered: summary(remembered) };
+  } finally {
+    await fleet.close();
   }
 }
 
