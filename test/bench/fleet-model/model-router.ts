@@ -1,3 +1,4 @@
+import { CacheFloors } from "@kvatlas/router/estimation/cache-floors";
 import { type FleetSnapshot, routeOfModel } from "@kvatlas/router/fleet/fleet";
 import { type InflightEntry, InflightTracker } from "@kvatlas/router/fleet/inflight-tracker";
 import { LoadReader } from "@kvatlas/router/fleet/load-reader";
@@ -11,6 +12,7 @@ import type { KvatlasConfig } from "@kvatlas/shared/config/schema";
 import type { BlockIndex } from "@kvatlas/shared/index/block-index";
 import { silentLogger } from "@kvatlas/shared/logger";
 import type { EndpointRegistry, Inflight } from "@kvatlas/shared/registry/endpoint-registry";
+import type { RoutingHistory } from "@kvatlas/shared/routing-history/routing-history";
 import type { EndpointId } from "@kvatlas/shared/types";
 import type { ModelTime } from "./model-time.ts";
 
@@ -19,6 +21,8 @@ export interface ModelRouterDeps {
   readonly index: BlockIndex;
   readonly registry: EndpointRegistry;
   readonly keys: PromptKeys;
+  /** What all routers sent where. */
+  readonly history: RoutingHistory;
   /** 0 <= value < 1 */
   readonly random: () => number;
 }
@@ -35,9 +39,10 @@ export class ModelRouter {
   readonly #deps: ModelRouterDeps;
   readonly #decider: Decider;
   readonly #inflight: InflightTracker;
+  readonly #floors = new CacheFloors();
 
   constructor(deps: ModelRouterDeps, id: string, config: KvatlasConfig) {
-    const { time, index, registry, keys, random } = deps;
+    const { time, index, registry, keys, history, random } = deps;
     this.id = id;
     this.#deps = deps;
     this.#inflight = new InflightTracker({ registry, clock: time, logger: silentLogger }, { routerId: id });
@@ -49,6 +54,8 @@ export class ModelRouter {
         inflight: this.#inflight,
         ejection: new OutlierEjection(time),
         keys,
+        history,
+        floors: this.#floors,
         policy: createPolicy(config.router),
         verify: new VerifyLookup({ index, logger: silentLogger, random, onCompared: () => {} }, 0),
         sources: { next: () => turn++, random },
@@ -71,7 +78,15 @@ export class ModelRouter {
       // Without text, what tells requests apart where no keys are known are their last tokens.
       bodyText: prompt.subarray(-16).join(" "),
     } as const;
-    return this.#decider.decide({ request, route, fleet, encoder: null });
+    const decision = await this.#decider.decide({ request, route, fleet, encoder: null });
+    // What was sent where goes out at the end of the turn: there is none in a model that never waits.
+    await new Promise((resolve) => setImmediate(resolve));
+    return decision;
+  }
+
+  /** The fleet has changed. */
+  see(fleet: FleetSnapshot): void {
+    this.#floors.observe(fleet, this.#deps.time.now());
   }
 
   begin(decision: Decision): InflightEntry {

@@ -10,6 +10,7 @@ export const policies = {
   "cost(1)": { router: { missFactor: 1 } },
   weighted: { router: { policy: "weighted" } },
   "max-prefix": { router: { policy: "weighted", scorers: { "queue-scorer": 0, "kv-cache-utilization-scorer": 0 } } },
+  estimated: { prefixCache: { mode: "estimated" } },
   "least-request": { prefixCache: { mode: "off" }, router: { offPolicy: "least-request" } },
   "round-robin": { prefixCache: { mode: "off" }, router: { offPolicy: "round-robin" } },
   random: { prefixCache: { mode: "off" }, router: { offPolicy: "random" } },

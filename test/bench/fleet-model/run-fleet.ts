@@ -7,6 +7,8 @@ import { type BlockHasher, createBlockHasher } from "@kvatlas/shared/hashing/blo
 import { scopeIdOf } from "@kvatlas/shared/hashing/key-scheme";
 import { MemoryBlockIndex } from "@kvatlas/shared/index/memory-block-index";
 import { MemoryEndpointRegistry } from "@kvatlas/shared/registry/memory-endpoint-registry";
+import { MemoryRoutingHistory } from "@kvatlas/shared/routing-history/memory-routing-history";
+import type { RoutingHistory } from "@kvatlas/shared/routing-history/routing-history";
 import type { BlockKey, EndpointId } from "@kvatlas/shared/types";
 import type { LatencyOptions } from "@kvatlas/simulator/engine/latency-model";
 import type { PoolEvent } from "@kvatlas/simulator/engine/pool-events";
@@ -92,6 +94,7 @@ class FleetRun {
   readonly #options: FleetOptions;
   readonly #time = new ModelTime();
   readonly #index = new MemoryBlockIndex();
+  readonly #history: RoutingHistory;
   readonly #registry = new MemoryEndpointRegistry({ clock: this.#time });
   readonly #replicas = new Map<EndpointId, ModelReplica>();
   readonly #feeds = new Map<EndpointId, ModelIndexFeed>();
@@ -111,6 +114,7 @@ class FleetRun {
   constructor(workload: Workload, options: FleetOptions) {
     this.#workload = workload;
     this.#options = options;
+    this.#history = new MemoryRoutingHistory({ clock: this.#time });
     this.#keyCache = options.keyCache ?? new KeyCache();
     const next = createRandom(options.seed ?? 1);
     this.#random = () => next() / 2 ** 32;
@@ -194,7 +198,14 @@ class FleetRun {
 
   #newRouter(): ModelRouter {
     this.#routersMade += 1;
-    const deps = { time: this.#time, index: this.#index, registry: this.#registry, keys: this.#keyCache.prompts, random: this.#random };
+    const deps = {
+      time: this.#time,
+      index: this.#index,
+      registry: this.#registry,
+      keys: this.#keyCache.prompts,
+      history: this.#history,
+      random: this.#random,
+    };
     return new ModelRouter(deps, `router-${this.#routersMade}`, this.#config);
   }
 
@@ -211,6 +222,7 @@ class FleetRun {
       routers: this.#routers.map((router) => router.id),
       registryReachable: true,
     };
+    for (const router of this.#routers) router.see(this.#fleet);
   }
 
   #every(intervalMs: number, run: () => Promise<void>): void {
