@@ -9,8 +9,8 @@
 -- ARGV[2]  endpoint
 -- ARGV[3]  position expected            ARGV[4]  position afterwards
 -- ARGV[5]  incarnation                  ARGV[6]  '1' to report keys of which the endpoint holds nothing afterwards
--- ARGV[7..]  runs in order, two arguments each: '+' (one copy more), '-' (one less) or '=' (at least one), medium, '#group' unless 0 (e.g. '-cpu#1'); then block keys of 16 characters without
---            separator
+-- ARGV[7..]  runs in order, two arguments each: '+' (one copy more), '-' (one less) or '=' (at least one), medium, '#group' unless 0
+--            (e.g. '-cpu#1'); then block keys of 16 characters without separator
 -- returns  {removals of what was not held, keys emptied without separator}  applied
 --          the position found, nil when there is none                       nothing was changed
 

@@ -2,6 +2,7 @@ import type { Clock } from "@kvatlas/shared/clock";
 import type { PoolConfig } from "@kvatlas/shared/config/schema";
 import type { BlockStored, KvEvent } from "@kvatlas/shared/events/events";
 import type { IndexOp } from "@kvatlas/shared/index/block-index";
+import type { EngineHash } from "@kvatlas/shared/types";
 
 /** Times that the form of a report has been seen before it counts as shown: once may be a coincidence. */
 const sightingsNeeded = 3;
@@ -46,13 +47,18 @@ export class ReuseReports {
   suspect(events: readonly KvEvent[]): BlockStored | null {
     if (this.#setting !== "auto" || this.#isShown || events.length < 2) return null;
     if (this.#clock.monotonic() < this.#lookedAt + betweenLooksMs) return null;
-    for (const [i, event] of events.entries()) {
-      if (event.kind !== "stored" || event.parent !== null || event.hashes.length < 2 || event.medium !== "gpu") continue;
+    /** Stores from the root, by the hash that they end with. */
+    const fromRoot = new Map<EngineHash, BlockStored>();
+    for (const event of events) {
+      if (event.kind !== "stored" || event.medium !== "gpu" || event.tokenIds.length === 0) continue;
+      if (event.parent !== null) {
+        const report = fromRoot.get(event.parent);
+        if (report?.group !== event.group) continue;
+        this.#lookedAt = this.#clock.monotonic();
+        return report;
+      }
       const last = event.hashes.at(-1);
-      const isGoneOnFrom = events.slice(i + 1).some((next) => next.kind === "stored" && next.parent === last && next.group === event.group);
-      if (!isGoneOnFrom || event.tokenIds.length === 0) continue;
-      this.#lookedAt = this.#clock.monotonic();
-      return event;
+      if (last !== undefined && event.hashes.length > 1) fromRoot.set(last, event);
     }
     return null;
   }
