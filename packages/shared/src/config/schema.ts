@@ -224,17 +224,17 @@ export const routerSchema = z.strictObject({
   maxBodyBytes: z.int().min(1024).default(33_554_432).describe("Larger bodies are answered 413."),
   connectTimeoutMs: positiveMs.default(2_000).describe("To a replica; then another one is tried."),
   firstByteTimeoutMs: positiveMs.default(86_400_000).describe("From the request sent to the first byte of the answer."),
-  maxAttempts: z.int().min(1).max(5).default(2).describe("Replicas tried before the first byte of an answer."),
-  responseHeaders: z.boolean().default(true).describe("Send x-kvatlas-endpoint, x-kvatlas-matched-tokens and x-kvatlas-mode."),
   idleTimeoutMs: positiveMs
     .default(600_000)
     .describe("Longest pause within an answer, be it the replica that does not send or the client that does not read; then it is cut."),
   totalTimeoutMs: positiveMs.default(86_400_000).describe("From the request sent to the end of the answer."),
+  maxAttempts: z.int().min(1).max(5).default(2).describe("Replicas tried before the first byte of an answer."),
   retryBudget: retryBudgetSchema.prefault({}).describe("How many second attempts all requests together may have."),
   models: z.array(modelRouteSchema).default([]).describe("Names of models besides those of the pools: aliases, rewrites, splits."),
   access: accessSchema.prefault({}).describe("API keys of clients."),
   upstream: upstreamSchema.prefault({}).describe("What the router is to replicas."),
   overload: overloadSchema.prefault({}).describe("What happens when there is too much; off unless enabled."),
+  responseHeaders: z.boolean().default(true).describe("Send x-kvatlas-endpoint, x-kvatlas-matched-tokens and x-kvatlas-mode."),
   decisionHeader: z
     .boolean()
     .default(false)
@@ -327,10 +327,10 @@ export const configSchema = z.strictObject({
 export type KvatlasConfig = z.output<typeof configSchema>;
 export type PoolConfig = z.output<typeof poolSchema>;
 export type RouterConfig = z.output<typeof routerSchema>;
+export type ModelRouteConfig = z.output<typeof modelRouteSchema>;
 export type IngesterConfig = z.output<typeof ingesterSchema>;
 export type HousekeepingConfig = z.output<typeof housekeepingSchema>;
 type RedisSection = z.output<typeof redisSchema>;
 /** The section `redis`. What is left out is as if it were not configured. */
 export type RedisConfig = Pick<RedisSection, "url" | "keyPrefix" | "commandTimeoutMs"> &
   Partial<Omit<RedisSection, "url" | "keyPrefix" | "commandTimeoutMs">>;
-export type ModelRouteConfig = z.output<typeof modelRouteSchema>;
