@@ -7,6 +7,8 @@ import { createRedisConnection, type RedisConnection } from "@kvatlas/shared/red
 import { redisErrorCode } from "@kvatlas/shared/redis-error";
 import { endpointRegistryContract } from "@kvatlas/shared/registry/endpoint-registry.contract";
 import { createRedisEndpointRegistry } from "@kvatlas/shared/registry/redis-endpoint-registry";
+import { createRedisRoutingHistory } from "@kvatlas/shared/routing-history/redis-routing-history";
+import { routingHistoryContract } from "@kvatlas/shared/routing-history/routing-history.contract";
 import { Redis } from "ioredis";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { eventually } from "../support/eventually.ts";
@@ -76,6 +78,18 @@ describe.each(await serverPrograms())("the users that docs/operations.md describ
     endpointRegistryContract(async () => {
       await admin.flushall();
       return createRedisEndpointRegistry({ connection, keys: createRedisKeys("kva") });
+    });
+    describe("a router", () => {
+      let routers: RedisConnection;
+      beforeAll(() => {
+        routers = createRedisConnection({ url: urlOf("kvatlas-router"), commandTimeoutMs: 5_000 }, "request", silentLogger);
+        return routers.connected(20_000);
+      });
+      afterAll(() => routers.close());
+      routingHistoryContract(async () => {
+        await admin.flushall();
+        return createRedisRoutingHistory({ connection: routers, keys: createRedisKeys("kva") }, { shards: 4 });
+      });
     });
     it("whole services, on one server", async () => {
       await runServices((user) => ({ url: urlOf(user) }));

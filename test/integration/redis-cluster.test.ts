@@ -16,6 +16,7 @@ import { applyThroughLosses } from "../support/apply-through-losses.ts";
 import { eventually, eventuallyTrue } from "../support/eventually.ts";
 import { uniqueKeyPrefix } from "../support/redis.ts";
 import { type RedisCluster, startRedisCluster } from "../support/redis-cluster.ts";
+import { serverPrograms } from "../support/redis-server.ts";
 
 const scope = "cluster.b16" as ScopeId;
 const endpoint = "10.0.0.1:8000" as EndpointId;
@@ -28,11 +29,11 @@ function connect(cluster: RedisCluster, role: "background" | "request" = "backgr
 const stores = (from: number, chain: ReturnType<typeof chainOf>): SequencedOps[] =>
   chain.map((key, i) => ({ seq: from + i, ops: [{ op: "store", medium: "gpu", group: 0, keys: [key] }] }));
 
-describe("a cluster of three primaries", () => {
+describe.each(await serverPrograms())("a cluster of three primaries of $name", ({ program }) => {
   let cluster: RedisCluster;
   let connection: RedisConnection;
   beforeAll(async () => {
-    cluster = await startRedisCluster();
+    cluster = await startRedisCluster({ program });
     connection = connect(cluster);
   });
   afterAll(async () => {

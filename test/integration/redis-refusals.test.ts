@@ -2,7 +2,7 @@ import { mkdir, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Redis } from "ioredis";
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, type TestContext } from "vitest";
 import { eventually, eventuallyTrue } from "../support/eventually.ts";
 import { type RedisServer, startRedisServer } from "../support/redis-server.ts";
 import { type ServiceRig, startServiceRig } from "../support/service-rig.ts";
@@ -14,10 +14,7 @@ interface Scene {
 }
 
 /** A replica whose first prompt is in the index, and is found there. */
-async function scene(
-  onTestFinished: (fn: () => Promise<unknown>) => void,
-  options: Parameters<typeof startRedisServer>[0] = {},
-): Promise<Scene> {
+async function scene(onTestFinished: TestContext["onTestFinished"], options: Parameters<typeof startRedisServer>[0] = {}): Promise<Scene> {
   const server = await startRedisServer(options);
   onTestFinished(() => server.stop());
   const raw = new Redis(server.url);

@@ -8,15 +8,16 @@ import { describe, expect, it } from "vitest";
 import { applyThroughLosses } from "../support/apply-through-losses.ts";
 import { eventuallyTrue } from "../support/eventually.ts";
 import { startRedisSentinels } from "../support/redis-sentinel.ts";
+import { serverPrograms } from "../support/redis-server.ts";
 
 const scope = "sentinel.b16" as ScopeId;
 const endpoint = "10.0.0.1:8000" as EndpointId;
 const chain = chainOf(1, 200);
 const log = chain.map((key, seq): SequencedOps => ({ seq, ops: [{ op: "store", medium: "gpu", group: 0, keys: [key] }] }));
 
-describe("Redis behind Sentinel", () => {
+describe.each(await serverPrograms())("$name behind Sentinel", ({ program }) => {
   it("is followed to the new primary, and what it had lost is noticed and restored by the replay", async () => {
-    const sentinels = await startRedisSentinels();
+    const sentinels = await startRedisSentinels({ program });
     const { redis } = configSchema.parse({
       redis: { sentinel: { name: sentinels.name, nodes: sentinels.nodes }, commandTimeoutMs: 1_000 },
     });

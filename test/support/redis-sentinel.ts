@@ -28,8 +28,16 @@ export interface RedisSentinels {
   stop(): Promise<void>;
 }
 
-/** @param failoverTimeoutMs a failover begins at the earliest twice this time after the one before */
-export async function startRedisSentinels({ failoverTimeoutMs = 5_000 } = {}): Promise<RedisSentinels> {
+export interface RedisSentinelsOptions {
+  /** A failover begins at the earliest twice this time after the one before. @defaultValue 5000 */
+  readonly failoverTimeoutMs?: number;
+  /** As in `RedisServerOptions`. */
+  readonly program?: string;
+}
+
+export async function startRedisSentinels(options: RedisSentinelsOptions = {}): Promise<RedisSentinels> {
+  const { failoverTimeoutMs = 5_000 } = options;
+  const program = options.program === undefined ? {} : { program: options.program };
   const name = "mymaster";
   const folder = await mkdtemp(join(tmpdir(), "kvatlas-sentinel-"));
   const servers: RedisServer[] = [];
@@ -52,9 +60,9 @@ export async function startRedisSentinels({ failoverTimeoutMs = 5_000 } = {}): P
   };
   try {
     const args = ["--repl-diskless-sync-delay", "0"];
-    const primary = await startRedisServer({ args });
+    const primary = await startRedisServer({ ...program, args });
     servers.push(primary);
-    const replica = await startRedisServer({ args: [...args, "--replicaof", "127.0.0.1", String(primary.port)] });
+    const replica = await startRedisServer({ ...program, args: [...args, "--replicaof", "127.0.0.1", String(primary.port)] });
     servers.push(replica);
     const [ofPrimary, ofReplica] = [clientOf(primary.port), clientOf(replica.port)];
     await eventuallyTrue(async () => (await ofReplica.info("replication")).includes("master_link_status:up"));
@@ -68,7 +76,7 @@ export async function startRedisSentinels({ failoverTimeoutMs = 5_000 } = {}): P
         `sentinel failover-timeout ${name} ${failoverTimeoutMs}`,
       ];
       await writeFile(file, `${lines.join("\n")}\n`);
-      servers.push(await startRedisServer({ port, sentinelFile: file }));
+      servers.push(await startRedisServer({ ...program, port, sentinelFile: file }));
       ports.push(port);
     }
     const sentinels = ports.map(clientOf);
@@ -100,7 +108,7 @@ export async function startRedisSentinels({ failoverTimeoutMs = 5_000 } = {}): P
       },
       node: (port) => nodeAt(port),
       restart: async (port, primaryPort) => {
-        const restarted = await startRedisServer({ port, args: [...args, "--replicaof", "127.0.0.1", String(primaryPort)] });
+        const restarted = await startRedisServer({ ...program, port, args: [...args, "--replicaof", "127.0.0.1", String(primaryPort)] });
         servers[servers.indexOf(nodeAt(port))] = restarted;
       },
       views: () =>

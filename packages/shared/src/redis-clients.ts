@@ -1,6 +1,6 @@
 import { readFileSync } from "node:fs";
 import type { ConnectionOptions } from "node:tls";
-import { Cluster, Redis, type RedisOptions } from "ioredis";
+import { Cluster, Redis, type RedisOptions, type SentinelConnectionOptions, SentinelConnector } from "ioredis";
 import type { RedisConfig } from "./config/schema.ts";
 import { KvatlasError } from "./errors.ts";
 import { redisTopology } from "./redis-topology.ts";
@@ -40,11 +40,28 @@ export function createServerClient(access: RedisAccess, options: ClientOptions):
     db: access.database ?? 0,
     // Follows the Sentinels' word, not only a lost connection: a primary that hangs, or lives on cut off from them, keeps its connections.
     failoverDetector: true,
+    Connector: PatientSentinelConnector,
     sentinelRetryStrategy: (attempt) => reconnectDelay(attempt),
     ...(typeof sentinel?.username === "string" ? { sentinelUsername: sentinel.username } : {}),
     ...(typeof sentinel?.password === "string" ? { sentinelPassword: sentinel.password } : {}),
     ...(tls === undefined ? {} : { enableTLSForSentinelMode: true, sentinelTLS: tls }),
   });
+}
+
+/**
+ * ioredis 6.0.0 listens for failovers with the detector of its last connection also while it looks for the primary again. A failover that is announced
+ * in that moment ends the client for good: it never connects again. Whoever looks asks the Sentinels anyway, so nobody need listen meanwhile.
+ */
+class PatientSentinelConnector extends SentinelConnector {
+  constructor(options: unknown) {
+    super(options as SentinelConnectionOptions);
+  }
+
+  override connect(...args: Parameters<SentinelConnector["connect"]>): ReturnType<SentinelConnector["connect"]> {
+    const detector = Reflect.get(this, "failoverDetector") as { cleanup(): void } | null | undefined;
+    detector?.cleanup();
+    return super.connect(...args);
+  }
 }
 
 /**
