@@ -1,7 +1,7 @@
 import type { IndexWriter, SequencedOps } from "@kvatlas/shared/index/block-index";
 import { chainOf } from "@kvatlas/shared/index/block-index.contract";
 import { createRedisBlockIndex } from "@kvatlas/shared/index/redis-block-index";
-import { createRedisKeys, scopeTag } from "@kvatlas/shared/index/redis-keys";
+import { createRedisKeys, scopeTag, shardOf } from "@kvatlas/shared/index/redis-keys";
 import { silentLogger } from "@kvatlas/shared/logger";
 import { createRedisConnection } from "@kvatlas/shared/redis";
 import { createRedisEndpointRegistry } from "@kvatlas/shared/registry/redis-endpoint-registry";
@@ -183,6 +183,42 @@ describe.each([1, 4])("a store that has lost acknowledged writes, with %i shards
     await second.apply(log);
     const copies = (await index.holders(scope, chain[0] as BlockKey)).map((holder) => holder.copies.gpu);
     expect(copies).toEqual([11, 11]);
+  });
+});
+
+describe.each([1, 4])("a call that breaks off half-way, with %i shards", (shards) => {
+  it("leaves nothing that counts, and is whole again after the replay", async () => {
+    const prefix = uniqueKeyPrefix();
+    const keys = createRedisKeys(prefix);
+    const index = createRedisBlockIndex({ connection, keys }, { defaultShards: shards });
+    const target = { scope, endpoint, incarnation: 3, from: 0, fence: 5 };
+    const writer = await index.openWriter(target);
+    const other = await index.openWriter({ ...target, endpoint: "10.0.0.2:8000" as EndpointId, incarnation: 4 });
+    await writer.apply(log.slice(0, 5));
+    await other.apply(log);
+    // The script stumbles over a key of another type, after it has counted further copies of all blocks before it.
+    const last = chain[20] as BlockKey;
+    const block = keys.space(scopeTag(scope)).block(shardOf(last, shards), last);
+    const entry = (await raw.dumpBuffer(block)) ?? Buffer.alloc(0);
+    await raw.set(block, "x");
+    const again = [{ seq: 5, ops: [{ op: "store", medium: "gpu", group: 0, keys: chain.slice(0, 21) }] }] as const;
+    await expect(writer.apply(again)).rejects.toMatchObject({ code: "KVATLAS_REDIS_UNSUITABLE" });
+    await raw.restore(block, 0, entry, "REPLACE");
+    const live = async () => (await index.holders(scope, chain[0] as BlockKey)).filter((holder) => holder.live);
+    if (shards === 1) expect((await live()).map((holder) => holder.endpoint)).toEqual([other.target.endpoint]);
+    await expect(writer.apply(again)).rejects.toMatchObject({ code: "KVATLAS_INDEX_BEHIND" });
+    expect(writer.applied).toBe(-1);
+    await writer.apply([...log.slice(0, 5), ...again]);
+    expect((await live()).map((holder) => holder.copies.gpu).toSorted((one, two) => (one ?? 0) - (two ?? 0))).toEqual([7, 11]);
+    // A former owner cannot make use of the mark.
+    await raw.set(block, "x");
+    await expect(writer.apply([{ ...again[0], seq: 6 }])).rejects.toMatchObject({ code: "KVATLAS_REDIS_UNSUITABLE" });
+    await raw.restore(block, 0, entry, "REPLACE");
+    await expect(index.openWriter({ ...target, fence: 4 })).rejects.toMatchObject({ code: "KVATLAS_INDEX_FENCED" });
+    const next = await index.openWriter({ ...target, fence: 6 });
+    expect(next.applied).toBe(-1);
+    await next.apply([...log.slice(0, 5), ...again, { ...again[0], seq: 6 }]);
+    expect((await live()).map((holder) => holder.copies.gpu).toSorted((one, two) => (one ?? 0) - (two ?? 0))).toEqual([8, 11]);
   });
 });
 

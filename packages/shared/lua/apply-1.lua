@@ -18,6 +18,10 @@ local call, sub = redis.call, string.sub
 local position = call('HGET', KEYS[1], ARGV[2])
 if position ~= ARGV[3] then return position end
 
+-- A call that breaks off half-way (a slot of a cluster that is on its way, a key of another type) leaves this mark: the endpoint's entries are dead from
+-- then on, and whoever opens the shard next begins it anew.
+if #ARGV > 6 then call('HSET', KEYS[1], ARGV[2], position .. '!') end
+
 local prefix, endpoint, mine = ARGV[1], ARGV[2], ARGV[5] .. ':'
 local reports = ARGV[6] == '1'
 local order = {'gpu', 'cpu', 'storage', 'other'}

@@ -7,7 +7,7 @@
 
 local live = {}
 local positions = redis.call('HGETALL', KEYS[1])
-for i = 1, #positions, 2 do live[positions[i]] = string.match(positions[i + 1], '^%d+') end
+for i = 1, #positions, 2 do live[positions[i]] = string.match(positions[i + 1], '^(%d+):[^!]+$') end
 
 local dropped = 0
 for i = 1, #ARGV[2], 16 do

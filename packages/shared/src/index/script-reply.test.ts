@@ -15,6 +15,8 @@ describe("explainMismatch", () => {
     ["something unreadable", "what", { kind: "lost", isMissing: true }],
     ["an earlier fence: the taking-over was lost", "7:11:100", { kind: "lost", isMissing: false }],
     ["an earlier incarnation: its opening was lost", "6:12:100", { kind: "lost", isMissing: false }],
+    ["a call that has broken off", "7:12:100!", { kind: "lost", isMissing: false }],
+    ["a call that has broken off under a later owner", "7:13:100!", { kind: "fenced" }],
     ["a lower watermark", "7:12:99", { kind: "behind", mark: { seq: 99, part: null } }],
     ["a lower watermark within the batch", "7:12:100.500", { kind: "behind", mark: { seq: 100, part: 500 } }],
     ["a higher watermark", "7:12:101.500", { kind: "ahead", mark: { seq: 101, part: 500 } }],
