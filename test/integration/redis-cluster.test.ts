@@ -10,6 +10,8 @@ import { scanPage } from "@kvatlas/shared/redis-scan";
 import { slotOf } from "@kvatlas/shared/redis-slots";
 import { endpointRegistryContract } from "@kvatlas/shared/registry/endpoint-registry.contract";
 import { createRedisEndpointRegistry } from "@kvatlas/shared/registry/redis-endpoint-registry";
+import { createRedisRoutingHistory } from "@kvatlas/shared/routing-history/redis-routing-history";
+import { routingHistoryContract } from "@kvatlas/shared/routing-history/routing-history.contract";
 import type { EndpointId, ScopeId } from "@kvatlas/shared/types";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { applyThroughLosses } from "../support/apply-through-losses.ts";
@@ -46,6 +48,9 @@ describe.each(await serverPrograms())("a cluster of three primaries of $name", (
       createRedisBlockIndex({ connection, keys: createRedisKeys(uniqueKeyPrefix()) }, { defaultShards: SHARDS }),
   );
   endpointRegistryContract(async () => createRedisEndpointRegistry({ connection, keys: createRedisKeys(uniqueKeyPrefix()) }));
+  routingHistoryContract(async () =>
+    createRedisRoutingHistory({ connection, keys: createRedisKeys(uniqueKeyPrefix()) }, { shards: SHARDS }),
+  );
 
   it("answers in the order of the commands, each from the node that has its key", async () => {
     const commands = Array.from({ length: 60 }, (_, i) => ["set", `order-${i}`, i] as const);

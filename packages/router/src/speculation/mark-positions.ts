@@ -1,5 +1,5 @@
-/** Positions per doubling of the distance from the front: what is found of a shared prefix is more than four fifths of it. */
-const perOctave = 4;
+/** Positions per doubling of the distance from the front: what is found of a shared prefix is more than nine tenths of it. */
+const perOctave = 8;
 
 /**
  * Positions at which a chain is marked, and looked at for marks: the same for chains that have the same beginning, up to where they part. The last position
