@@ -10,7 +10,7 @@ import { type ModelRoutes, type ResolvedModel, resolveModel } from "../models/mo
 import { withModel } from "../models/with-model.ts";
 import type { Permit } from "../overload/admission.ts";
 import type { OverloadControl } from "../overload/overload-control.ts";
-import { type ForwardDeps, type ForwardResult, forward } from "../proxy/forward.ts";
+import { type ForwardDeps, type ForwardInput, type ForwardResult, forward } from "../proxy/forward.ts";
 import { cachedTokensIn } from "../quality/cached-tokens.ts";
 import type { DecisionQuality } from "../quality/decision-quality.ts";
 import { modelOfForm } from "../request/model-of-body.ts";
@@ -57,6 +57,12 @@ export interface Incoming {
   readonly tenant: string | null;
 }
 
+/** What is known of a request so far, also when the rest comes to nothing. */
+interface Asking {
+  model: string | null;
+  permit: Permit | null;
+}
+
 /** What is sent to a replica. */
 interface Outgoing {
   readonly held: HeldBody;
@@ -68,47 +74,28 @@ interface Outgoing {
 /** Reads, waits for its turn where there is too much, decides, forwards and accounts for one request. Never rejects. */
 export function createProxyRoute(deps: ProxyRouteDeps, config: RouterConfig) {
   return async (incoming: Incoming): Promise<void> => {
-    const { request, response, path, requestId } = incoming;
+    const { request, path, requestId } = incoming;
     const startedAt = deps.clock.monotonic();
+    const asking: Asking = { model: null, permit: null };
     let body: HeldBody | null = null;
-    let permit: Permit | null = null;
     let decision: Decision | null = null;
-    let model: string | null = null;
     try {
       body = await readBody(request, deps.bodies);
       if (body === null) {
         deps.metrics.finished("client-gone", null);
         return;
       }
-      const asked = read(request, path, body.bytes);
-      model = asked.model;
-      const session = sessionOf(request, config.sessionHeader);
-      const resolved = resolveModel(deps.modelRoutes, asked.model, session ?? requestId);
-      const parsed = resolved.alias === null ? asked : { ...asked, model: resolved.target };
-      const fleet = deps.fleet.snapshot;
-      const route = routeOrThrow(fleet, parsed);
-      const bytes = resolved.alias === null ? body.bytes : withModel(body.bytes, request.headers["content-type"] ?? "", resolved);
-      permit = await deps.overload.enter(response, route.pool, fleet, {
-        priority: resolved.criticality,
-        tenant: deps.overload.tenantOf(incoming.tenant, request.headers),
-        cost: body.bytes.length,
-      });
-      if (permit === null) {
+      let outgoing = await prepare(incoming, body, asking);
+      if (outgoing === null) {
         deps.metrics.finished("client-gone", null);
         return;
       }
-      const encoder = deps.encoders.get(route.pool.config.name) ?? null;
-      const forwarded = forwardedIds(route.pool.config, parsed, encoder);
-      decision = await deps.decider.decide({
-        request: parsed,
-        route,
-        fleet,
-        encoder: forwarded?.encoder ?? encoder,
-        session,
-        requestId,
-      });
+      const { resolved } = outgoing;
+      decision = outgoing.decision;
       const beforeSendMs = deps.clock.monotonic() - startedAt;
-      const result = await send(incoming, { held: body, bytes: forwarded?.body(bytes) ?? bytes, resolved, decision });
+      const sending = send(incoming, outgoing);
+      outgoing = null;
+      const result = await sending;
       // What was refused was not computed.
       if (result.status === null || result.status >= 400) decision.placement?.failed();
       else if (result.outcome === "completed") deps.quality.answered(decision, result.endpoint.id, cachedTokensIn(result.lastPieces));
@@ -119,7 +106,7 @@ export function createProxyRoute(deps: ProxyRouteDeps, config: RouterConfig) {
       deps.logger.info(
         {
           requestId,
-          model: model ?? route.pool.config.model,
+          model: asking.model,
           ...(resolved.alias === null ? {} : { target: resolved.target }),
           ...(incoming.tenant === null ? {} : { tenant: incoming.tenant }),
           path,
@@ -134,12 +121,43 @@ export function createProxyRoute(deps: ProxyRouteDeps, config: RouterConfig) {
         "request handled",
       );
     } catch (error) {
-      refuse(incoming, { model, decision, startedAt }, error);
+      refuse(incoming, { model: asking.model, decision, startedAt }, error);
     } finally {
       body?.release();
-      permit?.release();
+      asking.permit?.release();
     }
   };
+
+  /** In a function of its own: what was read is large, and must not live for as long as the answer takes. Null when the client has left. */
+  async function prepare(incoming: Incoming, held: HeldBody, asking: Asking): Promise<Outgoing | null> {
+    const { request, response, path, requestId } = incoming;
+    const asked = read(request, path, held.bytes);
+    asking.model = asked.model;
+    const session = sessionOf(request, config.sessionHeader);
+    const resolved = resolveModel(deps.modelRoutes, asked.model, session ?? requestId);
+    const parsed = resolved.alias === null ? asked : { ...asked, model: resolved.target };
+    const fleet = deps.fleet.snapshot;
+    const route = routeOrThrow(fleet, parsed);
+    asking.model ??= route.pool.config.model;
+    const bytes = resolved.alias === null ? held.bytes : withModel(held.bytes, request.headers["content-type"] ?? "", resolved);
+    asking.permit = await deps.overload.enter(response, route.pool, fleet, {
+      priority: resolved.criticality,
+      tenant: deps.overload.tenantOf(incoming.tenant, request.headers),
+      cost: bytes.length,
+    });
+    if (asking.permit === null) return null;
+    const encoder = deps.encoders.get(route.pool.config.name) ?? null;
+    const forwarded = forwardedIds(route.pool.config, parsed, encoder);
+    const decision = await deps.decider.decide({
+      request: parsed,
+      route,
+      fleet,
+      encoder: forwarded?.encoder ?? encoder,
+      session,
+      requestId,
+    });
+    return { held, bytes: forwarded?.body(bytes) ?? bytes, resolved, decision };
+  }
 
   function send({ request, response, requestId }: Incoming, { held, bytes, resolved, decision }: Outgoing): Promise<ForwardResult> {
     if (decision.mode === "precise") {
@@ -157,11 +175,10 @@ export function createProxyRoute(deps: ProxyRouteDeps, config: RouterConfig) {
     const promptTokens = decision.promptTokens ?? Math.min(maxGuessedTokens, Math.ceil(bytes.length / bytesPerToken));
     const matchedBy = (endpoint: FleetEndpoint) => decision.ranking.find((ranked) => ranked.endpoint === endpoint)?.matchedTokens ?? 0;
     const { alias, target } = resolved;
-    return forward(deps, config, {
+    const input: ForwardInput = {
       request,
       response,
       requestId,
-      body: bytes.length === 0 ? null : bytes,
       answerModel: resolved.restoreInAnswers && alias !== null && target !== null ? { from: target, to: alias } : null,
       endpoints: decision.ranking.map((ranked) => ranked.endpoint),
       begin: (endpoint) => {
@@ -171,7 +188,8 @@ export function createProxyRoute(deps: ProxyRouteDeps, config: RouterConfig) {
       },
       ownHeaders: (endpoint) => ownHeaders(requestId, decision, endpoint, matchedBy(endpoint)),
       onRetry: (why) => deps.metrics.retried(why),
-    });
+    };
+    return forward(deps, config, input, bytes.length === 0 ? null : bytes);
   }
 
   function ownHeaders(requestId: string, decision: Decision, endpoint: FleetEndpoint, matchedTokens: number): readonly string[] {

@@ -32,11 +32,13 @@ export class BodyBudget {
   }
 }
 
-/** A body and the part of the budget it takes. `release` may be called more than once. */
+/** A body and the part of the budget it takes. `release` may be called more than once; after it the bytes are gone. */
 export interface HeldBody {
   readonly bytes: Buffer;
   release(): void;
 }
+
+const noBytes = Buffer.alloc(0);
 
 /**
  * Collects a request body. Resolves with null when the client left.
@@ -83,7 +85,17 @@ export function readBody(request: IncomingMessage, budget: BodyBudget): Promise<
       chunks.push(chunk);
     });
     request.on("end", () => {
-      if (!refused) resolve({ bytes: chunks.length === 1 && chunks[0] !== undefined ? chunks[0] : Buffer.concat(chunks, bytes), release });
+      if (refused) return;
+      const body = {
+        bytes: chunks.length === 1 && chunks[0] !== undefined ? chunks[0] : Buffer.concat(chunks, bytes),
+        release: () => {
+          body.bytes = noBytes;
+          release();
+        },
+      };
+      // The listeners of the request live for as long as the answer takes.
+      chunks.length = 0;
+      resolve(body);
     });
     const onGone = () => {
       if (refused || request.complete) return;

@@ -33,7 +33,6 @@ export interface ForwardInput {
   readonly request: IncomingMessage;
   readonly response: ServerResponse;
   readonly requestId: string;
-  readonly body: Buffer | null;
   /** Names the model in the answer otherwise than the replica does; null where it stays. */
   readonly answerModel: { readonly from: string; readonly to: string } | null;
   /** Where to go, in order of preference. */
@@ -77,10 +76,11 @@ const flushMs = 2_000;
  * Another endpoint is tried only while the client has not seen a byte: when no connection comes about, when the connection breaks, and when the
  * replica answers 503. The client leaving closes the connection to the replica at once, in every phase.
  *
+ * @param body - let go of as soon as no other attempt can need it
  * @throws HttpError 502, 503, 504 when there is no answer to pass on
  */
-export function forward(deps: ForwardDeps, options: ForwardOptions, input: ForwardInput): Promise<ForwardResult> {
-  return new Forwarding(deps, options, input).run();
+export function forward(deps: ForwardDeps, options: ForwardOptions, input: ForwardInput, body: Buffer | null): Promise<ForwardResult> {
+  return new Forwarding(deps, options, input, body).run();
 }
 
 class Forwarding implements AttemptListener {
@@ -110,11 +110,11 @@ class Forwarding implements AttemptListener {
   #pieceBefore: Buffer | null = null;
   #settled = false;
 
-  constructor(deps: ForwardDeps, options: ForwardOptions, input: ForwardInput) {
+  constructor(deps: ForwardDeps, options: ForwardOptions, input: ForwardInput, body: Buffer | null) {
     this.#deps = deps;
     this.#options = options;
     this.#input = input;
-    this.#body = input.body;
+    this.#body = body;
     this.#startedAt = deps.clock.monotonic();
   }
 
