@@ -65,7 +65,7 @@ describe("a generated trace of chats", () => {
   it("is answered sooner under the default policy than under any other", async () => {
     const ours = await run("default");
     expect(ours.hitPercent).toBeGreaterThan(0.85 * idealHitPercent(lines));
-    for (const other of ["weighted", "least-request", "round-robin", "random"] as const) {
+    for (const other of ["weighted", "least-request", "round-robin"] as const) {
       const theirs = await run(other);
       expect(ours.ttftMeanS).toBeLessThanOrEqual(1.03 * theirs.ttftMeanS);
       expect(ours.ttftP90S).toBeLessThanOrEqual(1.03 * theirs.ttftP90S);
