@@ -90,6 +90,21 @@ export function endpointRegistryContract(create: () => Promise<EndpointRegistry>
       expect(await registry.acquire(a, "i-1", 60_000)).toBeNull();
     });
 
+    it("go on when they are renewed too late, as long as nobody else has taken them", async () => {
+      const lease = await acquired(a, "i-1", 1);
+      // Right whether or not it has run out by then.
+      await new Promise((resolve) => setTimeout(resolve, 20));
+      expect(await registry.renew(lease, 60_000)).toBe(true);
+      expect(await registry.acquire(a, "i-2", 60_000)).toBeNull();
+    });
+
+    it("that were given back are not renewed", async () => {
+      const lease = await acquired(a, "i-1");
+      await registry.release(lease);
+      expect(await registry.renew(lease, 60_000)).toBe(false);
+      await acquired(a, "i-2");
+    });
+
     it("of one owner's earlier life are not renewed", async () => {
       const first = await acquired(a, "i-1");
       await acquired(a, "i-1");

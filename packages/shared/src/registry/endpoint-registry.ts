@@ -108,7 +108,7 @@ export interface EndpointRegistry {
 
   /** Takes a free (or own) endpoint for `ttlMs` and raises its fence, above every fence it has ever had; null while another owner's lease runs. */
   acquire(endpoint: EndpointId, owner: string, ttlMs: number): Promise<Lease | null>;
-  /** Extends the lease; false when it has been lost. */
+  /** Extends the lease, also one that has run out and that nobody else has taken since; false when it has been lost or given back. */
   renew(lease: Lease, ttlMs: number): Promise<boolean>;
   release(lease: Lease): Promise<void>;
 

@@ -79,9 +79,8 @@ export class MemoryEndpointRegistry implements EndpointRegistry {
 
   async renew(lease: Lease, ttlMs: number): Promise<boolean> {
     const entry = this.#endpoints.get(lease.endpoint);
-    const now = this.#clock.now();
-    if (entry === undefined || !holds(entry, lease) || entry.leaseUntil <= now) return false;
-    entry.leaseUntil = now + ttlMs;
+    if (entry === undefined || !holds(entry, lease)) return false;
+    entry.leaseUntil = this.#clock.now() + ttlMs;
     return true;
   }
 
