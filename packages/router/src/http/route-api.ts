@@ -3,12 +3,12 @@ import type { Clock } from "@kvatlas/shared/clock";
 import type { PromptEncoder } from "@kvatlas/shared/tokenization/prompt-encoder";
 import type { FleetSnapshot } from "../fleet/fleet.ts";
 import type { LoadReader } from "../fleet/load-reader.ts";
+import { routeOrThrow } from "../handling/prepare-request.ts";
 import { type ModelRoutes, resolveModel } from "../models/model-routes.ts";
 import { parseDryRun } from "../request/parse-request.ts";
 import type { Decider } from "../routing/decide.ts";
 import { explainDecision } from "../routing/explain.ts";
 import { answerJson } from "./answer.ts";
-import { routeOrThrow } from "./proxy-route.ts";
 import { type BodyBudget, readBody } from "./read-body.ts";
 
 export interface RouteApiDeps {

@@ -1,4 +1,4 @@
-import type { IncomingHttpHeaders, ServerResponse } from "node:http";
+import type { IncomingHttpHeaders } from "node:http";
 import type { Clock } from "@kvatlas/shared/clock";
 import type { RouterConfig } from "@kvatlas/shared/config/schema";
 import type { FleetPool, FleetSnapshot } from "../fleet/fleet.ts";
@@ -9,6 +9,14 @@ export interface OverloadDeps {
   readonly clock: Clock;
   readonly onShed: (why: ShedReason, priority: Priority) => void;
   readonly onWaited: (priority: Priority, ms: number) => void;
+}
+
+/** A client as far as it may leave: an HTTP response, or what is like one. */
+export interface LeavingClient {
+  readonly destroyed: boolean;
+  readonly socket?: { readonly destroyed: boolean } | null;
+  once(event: "close", listener: () => void): unknown;
+  off(event: "close", listener: () => void): unknown;
 }
 
 /** Tenants are told apart by so much of their names. */
@@ -42,19 +50,19 @@ export class OverloadControl {
   }
 
   /** Resolves with a permit when it is the request's turn, with null when the client has left. @throws HttpError 429 */
-  async enter(response: ServerResponse, pool: FleetPool, fleet: FleetSnapshot, asking: Asking): Promise<Permit | null> {
+  async enter(client: LeavingClient, pool: FleetPool, fleet: FleetSnapshot, asking: Asking): Promise<Permit | null> {
     if (!this.#config.enabled) return free;
     const room = this.#roomOf(pool.config.name);
     room.limit = concurrencyOf(pool, fleet, this.#config.maxConcurrentPerReplica);
     const answer = room.admission.ask(asking);
     if (!("permit" in answer)) return answer;
     const onClose = (): void => answer.leave();
-    response.once("close", onClose);
-    if (response.destroyed || response.socket?.destroyed === true) answer.leave();
+    client.once("close", onClose);
+    if (client.destroyed || client.socket?.destroyed === true) answer.leave();
     try {
       return await answer.permit;
     } finally {
-      response.off("close", onClose);
+      client.off("close", onClose);
     }
   }
 

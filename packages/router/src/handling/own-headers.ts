@@ -1,0 +1,25 @@
+import type { RouterConfig } from "@kvatlas/shared/config/schema";
+import type { FleetEndpoint } from "../fleet/fleet.ts";
+import type { Decision } from "../routing/decision.ts";
+import { decisionHeader } from "../routing/explain.ts";
+import { matchedBy } from "./sent-request.ts";
+
+/** What the router adds to an answer, as a flat list of names and values. */
+export function ownHeaders(
+  config: Pick<RouterConfig, "decisionHeader" | "responseHeaders">,
+  requestId: string,
+  decision: Decision,
+  endpoint: FleetEndpoint,
+): readonly string[] {
+  const always = ["x-request-id", requestId, ...(config.decisionHeader ? ["x-kvatlas-decision", decisionHeader(decision)] : [])];
+  if (!config.responseHeaders) return always;
+  return [
+    ...always,
+    "x-kvatlas-endpoint",
+    endpoint.id,
+    "x-kvatlas-matched-tokens",
+    String(matchedBy(decision, endpoint)),
+    "x-kvatlas-mode",
+    decision.mode,
+  ];
+}
