@@ -44,6 +44,12 @@ export interface EngineProfile {
   readonly returnsTokenIds: boolean;
   /** `kv_cache_report_mode: "full"` is understood (0.26+). */
   readonly reportsReusedBlocks: boolean;
+  /** `remote_request_id` is part of what a prefill hands over (0.13+); before, both requests had to have the same id. */
+  readonly handsOverRequestId: boolean;
+  /** So is `remote_num_tokens` (0.21+). */
+  readonly handsOverTokenCount: boolean;
+  /** A prefill that ends by `stop` is handed over as well, not only one that ends by `length` (0.24+). */
+  readonly handsOverStopped: boolean;
 }
 
 /**
@@ -76,6 +82,9 @@ export function engineProfile(version: string): EngineProfile {
     omitsZeroCachedTokens: !since(24),
     returnsTokenIds: since(10, 2),
     reportsReusedBlocks: since(26),
+    handsOverRequestId: since(13),
+    handsOverTokenCount: since(21),
+    handsOverStopped: since(24),
   };
 }
 

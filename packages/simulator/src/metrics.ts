@@ -6,6 +6,8 @@ import type { ResolvedOptions } from "./options.ts";
 export interface RankView {
   readonly running: number;
   readonly waiting: number;
+  /** Further requests that wait for KV from another engine. */
+  readonly deferred: number;
   /** 0 to 1. */
   readonly kvUsage: number;
   readonly preemptions: number;
@@ -110,9 +112,9 @@ export function createReplicaMetrics(options: ResolvedOptions): ReplicaMetrics {
     for (const [rank, view] of source.ranks.entries()) {
       const labels = perRank(rank);
       running.set(labels, view.running);
-      waiting.set(labels, view.waiting);
+      waiting.set(labels, view.waiting + view.deferred);
       waitingByReason.set({ ...labels, reason: "capacity" }, view.waiting);
-      waitingByReason.set({ ...labels, reason: "deferred" }, 0);
+      waitingByReason.set({ ...labels, reason: "deferred" }, view.deferred);
       usage.set(labels, view.kvUsage);
       oldUsage?.set(labels, view.kvUsage);
       setCounter(queries, labels, view.queriedTokens);

@@ -83,6 +83,16 @@ export interface SimulatorOptions {
   readonly maxBodyBytes?: number;
   /** `usage.prompt_tokens_details` (`--enable-prompt-tokens-details`). @defaultValue true */
   readonly promptTokensDetails?: boolean;
+  /** KV blocks go from engine to engine over vLLM's NIXL connector (`--kv-transfer-config`, `kv_role: kv_both`). @defaultValue false */
+  readonly kvTransfer?: boolean;
+  /** Setting up one transfer, milliseconds. @defaultValue 2 */
+  readonly kvTransferMs?: number;
+  /** Tokens transferred per second. @defaultValue 200000 */
+  readonly kvTransferTokensPerSecond?: number;
+  /** How long blocks are kept for an engine that does not come for them, milliseconds (`VLLM_NIXL_ABORT_REQUEST_TIMEOUT`). @defaultValue 480000 */
+  readonly kvTransferTtlMs?: number;
+  /** What happens when blocks cannot be had (`kv_load_failure_policy`): the request fails with 500, or is computed. @defaultValue "recompute" */
+  readonly kvLoadFailure?: "recompute" | "fail";
   /** Render endpoints on 0.30 and later (`--enable-scale-out`); always on before. @defaultValue false */
   readonly enableScaleOut?: boolean;
 }
@@ -112,6 +122,9 @@ export const simulatorDefaults = {
   typicalAnswerTokens: 48, // tokens
   streamInterval: 1, // tokens a chunk
   maxBodyBytes: 32 * 1024 * 1024, // bytes
+  kvTransferMs: 2, // ms
+  kvTransferTokensPerSecond: 200_000, // tokens/s: about 25 GB/s at 128 kB a token
+  kvTransferTtlMs: 480_000, // ms, as in vLLM
 } as const;
 
 /** Options with every default filled in and the release resolved. */
@@ -166,6 +179,11 @@ export function resolveOptions(options: SimulatorOptions): ResolvedOptions {
     streamInterval: options.streamInterval ?? simulatorDefaults.streamInterval,
     maxBodyBytes: options.maxBodyBytes ?? simulatorDefaults.maxBodyBytes,
     promptTokensDetails: options.promptTokensDetails ?? true,
+    kvTransfer: options.kvTransfer ?? false,
+    kvTransferMs: options.kvTransferMs ?? simulatorDefaults.kvTransferMs,
+    kvTransferTokensPerSecond: options.kvTransferTokensPerSecond ?? simulatorDefaults.kvTransferTokensPerSecond,
+    kvTransferTtlMs: options.kvTransferTtlMs ?? simulatorDefaults.kvTransferTtlMs,
+    kvLoadFailure: options.kvLoadFailure ?? "recompute",
     enableScaleOut: options.enableScaleOut ?? false,
   };
   checkBounds(resolved, capacityTokens);
@@ -195,6 +213,9 @@ function checkBounds(options: ResolvedOptions, capacityTokens: number): void {
   checkNumber(options, "decodeMsPerSequence", 0, 60_000, false);
   checkNumber(options, "contextMsPerThousandTokens", 0, 60_000, false);
   checkNumber(options, "hostLoadTokensPerSecond", 1, 1e12, false);
+  checkNumber(options, "kvTransferMs", 0, 60_000, false);
+  checkNumber(options, "kvTransferTokensPerSecond", 1, 1e12, false);
+  checkNumber(options, "kvTransferTtlMs", 1, 86_400_000, false);
   checkNumber(options, "speed", 0.001, 1e9, false);
   if (options.model === "") throw new KvatlasError("KVATLAS_CONFIG_INVALID", "simulator option model: got an empty name.");
 }

@@ -42,6 +42,8 @@ export class Rank {
   readonly engine: Engine;
   /** null when events are off. */
   readonly publisher: EventPublisher | null;
+  /** Requests whose KV is on its way from another engine; engines count them as waiting. */
+  transferring = 0;
   readonly #deps: RankDeps;
   readonly #options: ResolvedOptions;
   #chain: HashChain;
@@ -135,6 +137,7 @@ export class Rank {
     return {
       running: this.engine.running,
       waiting: this.engine.waiting,
+      deferred: this.transferring,
       kvUsage: scheduler.pool.usage,
       preemptions: scheduler.counters.preemptions,
       queriedTokens: scheduler.counters.queriedTokens,

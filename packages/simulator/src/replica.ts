@@ -9,6 +9,9 @@ import { createReplicaMetrics, type ReplicaMetrics } from "./metrics.ts";
 import type { LoraAdapter, ResolvedOptions } from "./options.ts";
 import { type PoolDump, Rank } from "./rank.ts";
 import { RequestLog } from "./request-log.ts";
+import { KeptBlocks } from "./transfer/kept-blocks.ts";
+import { pullBlocks } from "./transfer/pull-blocks.ts";
+import type { RemoteBlocks } from "./transfer/transfer-params.ts";
 
 export interface ReplicaDeps {
   readonly clock: Clock;
@@ -26,6 +29,10 @@ export interface Submission {
   readonly sessionId: string | null;
   readonly skipsCacheLookup: boolean;
   readonly reportsReusedBlocks: boolean;
+  /** Prompt tokens that another engine has computed. @defaultValue 0 */
+  readonly receivedTokens?: number;
+  /** Its blocks are kept for another engine. @defaultValue false */
+  readonly holdsBlocks?: boolean;
 }
 
 /** vLLM's levels: 0 pauses the engine, 1 moves the weights to host memory, 2 discards them. */
@@ -51,7 +58,10 @@ export class Replica {
   readonly ranks: readonly Rank[];
   readonly log = new RequestLog();
   readonly faults: ReplicaFaults = { unhealthy: false, failNext: null, slowJoinBatches: 0 };
+  /** What this engine keeps for others. */
+  readonly kept: KeptBlocks;
   readonly #clock: Clock;
+  readonly #schedule: Schedule;
   #metrics: ReplicaMetrics;
   #observers: EngineObserver[];
   #sleepLevel: SleepLevel | null = null;
@@ -64,6 +74,8 @@ export class Replica {
     this.options = options;
     this.topic = topic;
     this.#clock = deps.clock;
+    this.#schedule = deps.schedule;
+    this.kept = new KeptBlocks(deps.clock, options.kvTransferTtlMs);
     this.#startedAtSeconds = deps.clock.now() / 1000;
     this.#metrics = createReplicaMetrics(options);
     this.#observers = [];
@@ -93,6 +105,7 @@ export class Replica {
   }
 
   async close(): Promise<void> {
+    this.kept.close();
     for (const rank of this.ranks) rank.engine.close();
     await Promise.all(this.ranks.map((rank) => rank.publisher?.close()));
   }
@@ -127,26 +140,62 @@ export class Replica {
   }
 
   submit(rank: Rank, submission: Submission, listener: SequenceListener): Sequence {
-    const { promptTokenIds, answer, lora, cacheSalt } = submission;
+    const { promptTokenIds, answer, lora, cacheSalt, receivedTokens = 0, holdsBlocks = false } = submission;
     const tokenIds = new Uint32Array(promptTokenIds.length + answer.tokenIds.length);
     tokenIds.set(promptTokenIds);
     tokenIds.set(answer.tokenIds, promptTokenIds.length);
-    const extras: KeyExtras = { ...(lora === null ? {} : { lora }), ...(cacheSalt === null ? {} : { cacheSalt }) };
     return rank.engine.submit(
       {
         id: submission.id,
         tokenIds,
         promptTokens: promptTokenIds.length,
         finishReason: answer.finishReason,
-        hashes: this.options.enablePrefixCaching ? rank.chain.hashes(tokenIds, extras) : [],
+        hashes: this.options.enablePrefixCaching ? rank.chain.hashes(tokenIds, extrasOf(submission)) : [],
         lora: lora === null ? null : { id: this.options.loraAdapters.indexOf(lora) + 1, name: lora.name },
         cacheSalt,
         sessionId: submission.sessionId,
         skipsCacheLookup: submission.skipsCacheLookup,
         reportsReusedBlocks: submission.reportsReusedBlocks && this.options.profile.reportsReusedBlocks,
+        receivedTokens,
+        holdsBlocks,
       },
       listener,
     );
+  }
+
+  /**
+   * Gets a prompt's KV from the engine that has computed it, in the time that takes: so many tokens of the prompt need not be computed. Blocks that this
+   * rank holds already are not transferred again. Null when the other engine does not have it, or the signal says to stop.
+   */
+  async pull(
+    rank: Rank,
+    from: RemoteBlocks,
+    prompt: Pick<Submission, "promptTokenIds" | "lora" | "cacheSalt">,
+    signal: AbortSignal,
+  ): Promise<number | null> {
+    const { blockSizeTokens, enablePrefixCaching, kvTransferMs, kvTransferTokensPerSecond, speed } = this.options;
+    rank.transferring += 1;
+    try {
+      const tokens = await pullBlocks(from, signal);
+      if (tokens === null) return null;
+      const hashes = enablePrefixCaching ? rank.chain.hashes(prompt.promptTokenIds, extrasOf(prompt)) : [];
+      const held = rank.engine.scheduler.pool.leadingHits(hashes, hashes.length).length * blockSizeTokens;
+      const ms = kvTransferMs + (Math.max(0, tokens - held) / kvTransferTokensPerSecond) * 1_000;
+      await this.#delay(ms / speed, signal);
+      return signal.aborted ? null : tokens;
+    } finally {
+      rank.transferring -= 1;
+    }
+  }
+
+  #delay(ms: number, signal: AbortSignal): Promise<void> {
+    return new Promise((resolve) => {
+      const cancel = this.#schedule(resolve, ms);
+      signal.addEventListener("abort", () => {
+        cancel();
+        resolve();
+      });
+    });
   }
 
   resetPrefixCache(): boolean {
@@ -183,6 +232,7 @@ export class Replica {
     // At least a millisecond later, so that the start time always tells.
     this.#startedAtSeconds = Math.max(this.#clock.now() / 1000, this.#startedAtSeconds + 0.001);
     this.#renewMetrics();
+    this.kept.restart();
     for (const rank of this.ranks) await rank.restart(reopenSockets);
     this.#applySlowJoin();
   }
@@ -227,4 +277,8 @@ export class Replica {
       onStep: (...args) => this.#observers[index]?.onStep(...args),
     };
   }
+}
+
+function extrasOf({ lora, cacheSalt }: Pick<Submission, "lora" | "cacheSalt">): KeyExtras {
+  return { ...(lora === null ? {} : { lora }), ...(cacheSalt === null ? {} : { cacheSalt }) };
 }

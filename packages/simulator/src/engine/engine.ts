@@ -116,6 +116,13 @@ export class Engine {
     this.#deps.observer.onFinished(sequence, "abort", this.#deps.clock.monotonic() - entry.arrivedAtMs);
   }
 
+  /** Lets go of the blocks that an ended sequence has held for another engine. */
+  release(sequence: Sequence): void {
+    this.#scheduler.release(sequence);
+    // Somebody may be waiting for them.
+    this.#wake();
+  }
+
   /** Clears the prefix cache; false while requests run. */
   reset(): boolean {
     return this.#scheduler.reset();

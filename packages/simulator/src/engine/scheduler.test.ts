@@ -79,7 +79,7 @@ describe("Scheduler", () => {
     expect(drain(scheduler)).toEqual(["+0.0>0.1"]);
     expect(again.cachedTokens).toBe(4);
     expect(scheduler.pool.copies().get("0.1")).toBe(2);
-    expect(scheduler.counters).toEqual({ preemptions: 0, queriedTokens: 16, hitTokens: 4, hostHitTokens: 0 });
+    expect(scheduler.counters).toEqual({ preemptions: 0, queriedTokens: 16, hitTokens: 4, hostHitTokens: 0, receivedTokens: 0 });
   });
 
   it("prefills in chunks of the token budget, one store per chunk", () => {
@@ -257,5 +257,40 @@ describe("Scheduler", () => {
     scheduler.add(spec(0, 8, 1));
     expect(drain(scheduler)).toEqual([]);
     expect(scheduler.counters.hitTokens).toBe(0);
+  });
+
+  it("computes only the last token of a prompt whose KV came from another engine, and stores its blocks as its own", () => {
+    const scheduler = createScheduler();
+    const sequence = scheduler.add(spec(0, 16, 3, { receivedTokens: 16 }));
+    const plan = scheduler.schedule();
+    expect(plan?.prefillTokens).toBe(1);
+    expect(sequence.cachedTokens).toBe(15);
+    expect(scheduler.takeEvents()).toMatchObject([{ kind: "stored", parent: null, hashes: ["0.0", "0.1", "0.2", "0.3"] }]);
+    expect(scheduler.counters.receivedTokens).toBe(15);
+  });
+
+  it("counts as received only what lies behind its own hits", () => {
+    const scheduler = createScheduler();
+    scheduler.add(spec(0, 8, 1));
+    drain(scheduler);
+    const sequence = scheduler.add(spec(0, 16, 1, { receivedTokens: 16 }));
+    expect(scheduler.schedule()?.prefillTokens).toBe(1);
+    expect(sequence.cachedTokens).toBe(15);
+    expect(scheduler.counters).toMatchObject({ hitTokens: 8, receivedTokens: 7 });
+    expect(scheduler.takeEvents()).toMatchObject([{ kind: "stored", hashes: ["0.2", "0.3"] }]);
+  });
+
+  it("keeps the blocks of an ended sequence for another engine until they are released, and frees those of an aborted one", () => {
+    const scheduler = createScheduler();
+    const held = scheduler.add(spec(0, 16, 1, { holdsBlocks: true }));
+    drain(scheduler);
+    expect(held.status).toBe("finished");
+    expect(scheduler.pool.freeBlocks).toBe(100 - 4);
+    scheduler.release(held);
+    expect(scheduler.pool.freeBlocks).toBe(100);
+    const aborted = scheduler.add(spec(100, 16, 1, { holdsBlocks: true }));
+    scheduler.schedule();
+    scheduler.abort(aborted);
+    expect(scheduler.pool.freeBlocks).toBe(100);
   });
 });

@@ -40,15 +40,19 @@ export interface SchedulerCounters {
   hitTokens: number;
   /** Prompt tokens found in host memory beyond those. */
   hostHitTokens: number;
+  /** Prompt tokens that came from other engines. */
+  receivedTokens: number;
 }
 
 interface Hits {
   readonly blocks: readonly BlockId[];
   /** Further blocks that are in host memory. */
   readonly hostBlocks: number;
+  /** Tokens behind all those that have come from another engine. */
+  readonly receivedTokens: number;
 }
 
-const noHits: Hits = { blocks: [], hostBlocks: 0 };
+const noHits: Hits = { blocks: [], hostBlocks: 0, receivedTokens: 0 };
 
 /**
  * Continuous batching over a block pool, step by step and without time: `schedule` plans a step, `complete` applies its result.
@@ -61,7 +65,7 @@ export class Scheduler {
   readonly host: HostTier;
   readonly waiting: Sequence[] = [];
   readonly running: Sequence[] = [];
-  readonly counters: SchedulerCounters = { preemptions: 0, queriedTokens: 0, hitTokens: 0, hostHitTokens: 0 };
+  readonly counters: SchedulerCounters = { preemptions: 0, queriedTokens: 0, hitTokens: 0, hostHitTokens: 0, receivedTokens: 0 };
   readonly #options: SchedulerOptions;
   #events: PoolEvent[] = [];
   #hostEvents: PoolEvent[] = [];
@@ -87,6 +91,11 @@ export class Scheduler {
     if (sequence.status === "finished") return false;
     this.#finish(sequence);
     return true;
+  }
+
+  /** Lets go of the blocks of a sequence that has ended and held them; they stay cached. */
+  release(sequence: Sequence): void {
+    if (sequence.status === "finished") this.#releaseBlocks(sequence);
   }
 
   get pendingEvents(): number {
@@ -147,16 +156,17 @@ export class Scheduler {
       const hits = this.#lookup(sequence);
       const hitTokens = hits.blocks.length * this.#options.blockSizeTokens;
       const hostTokens = hits.hostBlocks * this.#options.blockSizeTokens;
-      const tokens = Math.min(sequence.numTokens - hitTokens - hostTokens, budget);
+      const tokens = Math.min(sequence.numTokens - hitTokens - hostTokens - hits.receivedTokens, budget);
       if (!this.#allocate(sequence, tokens, hits, this.#options.reservesWholePrompt)) break;
       this.waiting.shift();
       this.running.push(sequence);
       sequence.status = "running";
       if (sequence.cachedTokens < 0) {
-        sequence.cachedTokens = hitTokens + hostTokens;
+        sequence.cachedTokens = hitTokens + hostTokens + hits.receivedTokens;
         this.counters.queriedTokens += sequence.numTokens;
         this.counters.hitTokens += hitTokens;
         this.counters.hostHitTokens += hostTokens;
+        this.counters.receivedTokens += hits.receivedTokens;
       }
       take(sequence, tokens);
     }
@@ -176,12 +186,13 @@ export class Scheduler {
   }
 
   #lookup(sequence: Sequence): Hits {
-    if (!this.#options.enablePrefixCaching || sequence.spec.skipsCacheLookup) return noHits;
+    if (!this.#options.enablePrefixCaching || sequence.spec.skipsCacheLookup) return { ...noHits, receivedTokens: received(sequence, 0) };
     // The last token is always computed, to have logits to sample from.
     const limit = Math.min(Math.floor((sequence.numTokens - 1) / this.#options.blockSizeTokens), this.#hashesKnown(sequence));
     const hits = this.pool.leadingHits(sequence.spec.hashes, limit);
     if (hits.length > 0 && sequence.spec.reportsReusedBlocks) this.#emitStored(sequence, 0, hits.length);
-    return { blocks: hits, hostBlocks: this.host.leadingHits(sequence.spec.hashes, hits.length, limit) };
+    const hostBlocks = this.host.leadingHits(sequence.spec.hashes, hits.length, limit);
+    return { blocks: hits, hostBlocks, receivedTokens: received(sequence, (hits.length + hostBlocks) * this.#options.blockSizeTokens) };
   }
 
   /** Blocks whose hash can be known from the tokens so far. */
@@ -193,13 +204,13 @@ export class Scheduler {
   /** Blocks for `tokens` more tokens, or false with nothing changed. */
   #allocate(sequence: Sequence, tokens: number, hits: Hits, wholeSequence: boolean): boolean {
     const { blockSizeTokens } = this.#options;
-    const computed = sequence.numComputed + (hits.blocks.length + hits.hostBlocks) * blockSizeTokens;
+    const computed = sequence.numComputed + (hits.blocks.length + hits.hostBlocks) * blockSizeTokens + hits.receivedTokens;
     const held = sequence.blocks.length + hits.blocks.length;
     const reviving = this.pool.countFree(hits.blocks);
     if (wholeSequence && Math.ceil(sequence.numTokens / blockSizeTokens) - held + reviving > this.pool.freeBlocks) return false;
     const fresh = Math.max(0, Math.ceil((computed + tokens) / blockSizeTokens) - held);
     if (fresh + reviving > this.pool.freeBlocks) return false;
-    if (hits.blocks.length + hits.hostBlocks > 0) {
+    if (hits.blocks.length + hits.hostBlocks + hits.receivedTokens > 0) {
       this.pool.touch(hits.blocks);
       sequence.blocks = [...hits.blocks];
       sequence.numComputed = computed;
@@ -271,7 +282,9 @@ export class Scheduler {
     const list = sequence.status === "running" ? this.running : this.waiting;
     const at = list.indexOf(sequence);
     if (at >= 0) list.splice(at, 1);
+    const endedByItself = sequence.numTokens >= sequence.spec.tokenIds.length;
     sequence.status = "finished";
+    if (sequence.spec.holdsBlocks === true && endedByItself) return;
     this.#releaseBlocks(sequence);
   }
 
@@ -280,4 +293,10 @@ export class Scheduler {
     sequence.blocks = [];
     sequence.cachedBlocks = 0;
   }
+}
+
+/** Tokens beyond `held` that came from another engine; the last token of a prompt is always computed. Lost with a preemption. */
+function received(sequence: Sequence, held: number): number {
+  if (sequence.preemptions > 0) return 0;
+  return Math.max(0, Math.min(sequence.spec.receivedTokens ?? 0, sequence.spec.promptTokens - 1) - held);
 }

@@ -18,6 +18,12 @@ export interface SequenceSpec {
   readonly skipsCacheLookup: boolean;
   /** Reused blocks are reported as stores too (`kv_cache_report_mode: "full"`, 0.26+). */
   readonly reportsReusedBlocks: boolean;
+  /**
+   * Another engine's KV of the prompt has come in: so many of its tokens need not be computed. @defaultValue 0
+   */
+  readonly receivedTokens?: number;
+  /** When it ends by itself its blocks stay as they are until `release`: another engine will come for them. @defaultValue false */
+  readonly holdsBlocks?: boolean;
 }
 
 /** State of a sequence inside the scheduler. */

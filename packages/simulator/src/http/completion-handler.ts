@@ -6,9 +6,11 @@ import type { PromptEncoder, PromptRequest } from "@kvatlas/shared/tokenization/
 import { planAnswer } from "../engine/answer.ts";
 import type { LossReason } from "../engine/engine.ts";
 import type { Sequence } from "../engine/sequence.ts";
+import type { EngineProfile } from "../engine-profile.ts";
 import type { Rank } from "../rank.ts";
 import type { Replica } from "../replica.ts";
 import type { SimulatorTokenizer } from "../tokenizer.ts";
+import { handoverParams, transferWishOf } from "../transfer/transfer-params.ts";
 import { type CompletionCall, parseCompletionCall } from "./completion-call.ts";
 import {
   type ChoiceState,
@@ -20,7 +22,7 @@ import {
   usageChunk,
   usageOf,
 } from "./completion-shapes.ts";
-import { ApiError, parseObject, sendJson } from "./http-io.ts";
+import { ApiError, type JsonObject, parseObject, sendJson } from "./http-io.ts";
 
 export interface CompletionDeps {
   readonly replica: Replica;
@@ -42,7 +44,8 @@ export async function answerCompletion(
 ): Promise<void> {
   const { replica, tokenizer } = deps;
   const { options } = replica;
-  const call = parseCompletionCall(kind, parseObject(bodyText), options.profile);
+  const body = parseObject(bodyText);
+  const call = parseCompletionCall(kind, body, options.profile);
   const lora = checkModel(replica, call.model);
   const rank = replica.pickRank(askedRank(request, options.dataParallelSize));
   const prompts = call.promptTokenIds ?? (await encodePrompt(tokenizer.prompts, { kind, bodyText }));
@@ -55,8 +58,20 @@ export async function answerCompletion(
     created: Math.floor(deps.clock.now() / 1000),
     model: call.model ?? options.model,
   };
-  const run = new CompletionRun(deps, call, head, rank, response);
-  response.once("close", () => run.abort());
+  const leaving = new AbortController();
+  response.once("close", () => leaving.abort());
+  const wish = options.kvTransfer ? transferWishOf(body, options.profile, head.id) : null;
+  let receivedTokens = 0;
+  const [firstPrompt] = prompts;
+  if (wish?.kind === "pull" && firstPrompt !== undefined) {
+    const received = await replica.pull(rank, wish.from, { promptTokenIds: firstPrompt, lora, cacheSalt: call.cacheSalt }, leaving.signal);
+    if (response.destroyed) return;
+    if (received === null && options.kvLoadFailure === "fail") throw new ApiError(500, "The KV cache of the prompt could not be loaded.");
+    receivedTokens = received ?? 0;
+  }
+  const keepsFor: Handover | null = wish?.kind === "keep" ? handoverOf(request, head, options.profile) : null;
+  const run = new CompletionRun(deps, call, head, rank, response, keepsFor);
+  leaving.signal.addEventListener("abort", () => run.abort());
   for (const [promptIndex, promptTokenIds] of prompts.entries()) {
     for (let choice = 0; choice < call.n; choice += 1) {
       const room = options.maxModelLen - promptTokenIds.length;
@@ -84,9 +99,26 @@ export async function answerCompletion(
         sessionId: call.sessionId ?? header(request, "x-session-id"),
         skipsCacheLookup: call.skipsCacheLookup,
         reportsReusedBlocks: call.reportsReusedBlocks,
+        receivedTokens: index === 0 ? receivedTokens : 0,
+        holdsBlocks: index === 0 && keepsFor !== null,
       });
     }
   }
+}
+
+/** Under which name, and at which address, another engine gets the blocks. */
+interface Handover {
+  readonly requestId: string;
+  readonly address: { readonly host: string; readonly port: number };
+}
+
+/** The address is the one that this request was sent to: who can reach the replica there can reach it for the blocks as well. */
+function handoverOf(request: IncomingMessage, head: ResponseHead, profile: EngineProfile): Handover {
+  const { localAddress = "127.0.0.1", localPort = 0 } = request.socket;
+  return {
+    requestId: profile.handsOverRequestId ? `${head.id}-${randomUUID().slice(0, 8)}` : head.id,
+    address: { host: localAddress.replace(/^::ffff:/, ""), port: localPort },
+  };
 }
 
 /** @throws ApiError 404 */
@@ -139,18 +171,27 @@ class CompletionRun {
   readonly #head: ResponseHead;
   readonly #rank: Rank;
   readonly #response: ServerResponse;
+  readonly #handover: Handover | null;
   readonly #usageOptions: UsageOptions;
   readonly #states: ChoiceState[] = [];
   readonly #sequences: Sequence[] = [];
   #unfinished = 0;
   #isOver = false;
 
-  constructor(deps: CompletionDeps, call: CompletionCall, head: ResponseHead, rank: Rank, response: ServerResponse) {
+  constructor(
+    deps: CompletionDeps,
+    call: CompletionCall,
+    head: ResponseHead,
+    rank: Rank,
+    response: ServerResponse,
+    handover: Handover | null,
+  ) {
     this.#deps = deps;
     this.#call = call;
     this.#head = head;
     this.#rank = rank;
     this.#response = response;
+    this.#handover = handover;
     this.#usageOptions = {
       promptTokensDetails: deps.replica.options.promptTokensDetails,
       omitsZeroCachedTokens: deps.replica.options.profile.omitsZeroCachedTokens,
@@ -166,6 +207,7 @@ class CompletionRun {
       tokenIds: [],
       cachedTokens: 0,
       finishReason: null,
+      handover: null,
       stopReason: null,
     };
     this.#states.push(state);
@@ -180,6 +222,7 @@ class CompletionRun {
         if (advanced.status === "finished") {
           state.finishReason = answer.finishReason;
           state.stopReason = answer.stopReason;
+          if (advanced.spec.holdsBlocks === true) state.handover = this.#keep(advanced);
           this.#unfinished -= 1;
         }
         const isDue = advanced.generated - sent >= this.#deps.replica.options.streamInterval || sent === 0 || state.finishReason !== null;
@@ -203,6 +246,21 @@ class CompletionRun {
     if (this.#isOver) return;
     this.#isOver = true;
     for (const sequence of this.#sequences) this.#rank.engine.abort(sequence);
+  }
+
+  /** Blocks stay for the engine that decodes, unless this release hands over only what ended by length. */
+  #keep(sequence: Sequence): JsonObject | null {
+    const { replica } = this.#deps;
+    const { profile } = replica.options;
+    if (this.#handover === null || (sequence.spec.finishReason === "stop" && !profile.handsOverStopped)) {
+      this.#rank.engine.release(sequence);
+      return null;
+    }
+    const { requestId, address } = this.#handover;
+    const blockIds = sequence.blocks.slice(0, Math.ceil(sequence.spec.promptTokens / replica.options.blockSizeTokens));
+    replica.kept.keep(requestId, this.#rank.engine, sequence);
+    const { engineId } = replica.kept;
+    return handoverParams(profile, { engineId, requestId, blockIds, tokens: sequence.spec.promptTokens }, address);
   }
 
   #writeChunk(state: ChoiceState, text: string, tokenIds: readonly number[], isFirst: boolean): void {

@@ -1,5 +1,6 @@
 import type { FinishReason } from "../engine/sequence.ts";
 import type { CompletionCall } from "./completion-call.ts";
+import type { JsonObject } from "./http-io.ts";
 
 /** State of one choice while its answer grows. */
 export interface ChoiceState {
@@ -11,6 +12,8 @@ export interface ChoiceState {
   tokenIds: number[];
   cachedTokens: number;
   finishReason: FinishReason | null;
+  /** What is handed over to the engine that decodes; null: nothing. */
+  handover: JsonObject | null;
   stopReason: string | number | null;
 }
 
@@ -68,7 +71,7 @@ export function completionBody(call: CompletionCall, head: ResponseHead, states:
       usage,
       prompt_logprobs: null,
       ...(ids ? { prompt_token_ids: [...(states[0]?.promptTokenIds ?? [])] } : {}),
-      kv_transfer_params: null,
+      kv_transfer_params: states[0]?.handover ?? null,
     };
   }
   return {
@@ -85,7 +88,7 @@ export function completionBody(call: CompletionCall, head: ResponseHead, states:
       ...(ids ? { token_ids: state.tokenIds, prompt_token_ids: [...state.promptTokenIds] } : {}),
     })),
     usage,
-    kv_transfer_params: null,
+    kv_transfer_params: states[0]?.handover ?? null,
   };
 }
 

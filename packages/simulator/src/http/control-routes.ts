@@ -1,6 +1,7 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { EventPublisher, PublisherFaults } from "../events/publisher.ts";
 import type { Replica, ReplicaFaults } from "../replica.ts";
+import { pullPath } from "../transfer/pull-blocks.ts";
 import { ApiError, isObject, type JsonObject, parseObject, readBody, sendJson } from "./http-io.ts";
 
 /** Largest body of a control request, bytes. */
@@ -22,6 +23,7 @@ export async function answerControl(replica: Replica, path: string, request: Inc
         running: replica.ranks.reduce((sum, rank) => sum + rank.engine.running, 0),
         waiting: replica.ranks.reduce((sum, rank) => sum + rank.engine.waiting, 0),
         restarts: replica.restarts,
+        kept: replica.kept.size,
         ...replica.log.totals,
         ranks: replica.ranks.map((rank) => ({
           rank: rank.index,
@@ -30,6 +32,15 @@ export async function answerControl(replica: Replica, path: string, request: Inc
         })),
         requests: limit > 0 ? replica.log.records(limit) : [],
       });
+      return true;
+    }
+    case `POST ${pullPath}`: {
+      const asked = parseObject(await readBody(request, maxControlBytes));
+      if (typeof asked.engine_id !== "string" || typeof asked.request_id !== "string")
+        throw new ApiError(400, "engine_id and request_id must be strings.");
+      const tokens = replica.kept.take(asked.engine_id, asked.request_id);
+      if (tokens === null) throw new ApiError(404, "no blocks are kept for this request.");
+      sendJson(response, 200, { tokens });
       return true;
     }
     case "GET /sim/faults":
