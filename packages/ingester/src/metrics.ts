@@ -38,11 +38,28 @@ export function createIngesterMetrics(registry: Registry) {
       registers,
     }),
   };
+  const findings = new Gauge({
+    name: "kvatlas_ingester_endpoint_findings",
+    help: "1 for what an operator should know about the endpoint, by the finding's name; `kvatlas inspect endpoints` has the sentence.",
+    labelNames: ["endpoint", "finding"],
+    registers,
+  });
+  const shown = new Map<string, ReadonlySet<string>>();
+  function showFindings(endpoint: string, names: Iterable<string>): void {
+    const now = new Set(names);
+    for (const finding of shown.get(endpoint) ?? []) if (!now.has(finding)) findings.remove({ endpoint, finding });
+    for (const finding of now) findings.set({ endpoint, finding }, 1);
+    if (now.size === 0) shown.delete(endpoint);
+    else shown.set(endpoint, now);
+  }
   return {
     ...perEndpoint,
+    /** The endpoint's findings as they are now; those that are withdrawn disappear. */
+    showFindings,
     /** Ends the series of an endpoint that leaves this instance. */
     forgetEndpoint: (endpoint: string): void => {
       for (const gauge of Object.values(perEndpoint)) gauge.remove({ endpoint });
+      showFindings(endpoint, []);
     },
     frames: new Counter({
       name: "kvatlas_ingester_frames_total",

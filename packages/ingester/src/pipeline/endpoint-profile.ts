@@ -68,6 +68,11 @@ export class EndpointProfile {
     return this.#algorithmHint;
   }
 
+  /** What there is to know at the moment. */
+  get findingNames(): Iterable<FindingName> {
+    return this.#findings.keys();
+  }
+
   /** Records or, with null, withdraws a finding. True when that changed something. */
   find(name: FindingName, message: string | null): boolean {
     if ((this.#findings.get(name) ?? null) === message) return false;

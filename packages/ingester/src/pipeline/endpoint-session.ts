@@ -222,6 +222,7 @@ export class EndpointSession {
     const hasHeard = this.#intake.position.applied !== -1 || this.#owned.queue.length > 0;
     this.#profile.find("no-events", this.#silence.reason(hasHeard));
     if (!this.#twins.isSuspected) this.#profile.find("two-publishers", null);
+    metrics.showFindings(this.target.endpoint, this.#profile.findingNames);
     this.#applier.noteProgress();
     try {
       await this.#applier.describe();
