@@ -11,6 +11,7 @@ import { RedisGate } from "./redis-gate.ts";
 import { observeConnection } from "./redis-observed.ts";
 import { reportConnection } from "./redis-report.ts";
 import { redisTopology, serversOf } from "./redis-topology.ts";
+import { RedisTurn } from "./redis-turn.ts";
 
 /**
  * How a connection behaves when Redis is not there.
@@ -107,6 +108,7 @@ class ServerConnection implements RedisConnection {
   readonly #onError: (code: RedisErrorCode) => void;
   readonly #client: Redis;
   readonly #gate: RedisGate;
+  readonly #turn: RedisTurn;
   readonly #channels: ChannelListeners;
   #subscriber: Redis | null = null;
 
@@ -118,6 +120,7 @@ class ServerConnection implements RedisConnection {
     this.#onError = onError;
     this.#client = this.#connect(role);
     this.#gate = new RedisGate(this.#client, { role, timeoutMs, servers: this.#servers });
+    this.#turn = new RedisTurn(this.#client);
     this.#channels = new ChannelListeners(() => {
       this.#subscriber = this.#connect("subscriber");
       return this.#subscriber;
@@ -127,9 +130,7 @@ class ServerConnection implements RedisConnection {
   async send(commands: readonly RedisCommand[], signal?: AbortSignal): Promise<readonly RedisReply[]> {
     if (commands.length === 0) return [];
     const remainingMs = await this.#gate.pass(signal);
-    const pipeline = this.#client.pipeline();
-    for (const [name, ...args] of commands) pipeline.call(name, args);
-    const results = await withDeadline(pipeline.exec(), remainingMs, signal);
+    const results = await withDeadline(this.#turn.send(commands), remainingMs, signal);
     if (results === null) throw this.#gate.notConnected();
     return results.map(([error, value]) => {
       if (error === null) return value;

@@ -18,9 +18,14 @@ it("forgets keys that nobody was sent for their time to live", () => {
   expect(history.lookupNow([chain], { sinceMs: 0, form: "whole" })[0]?.size).toBe(0);
 });
 
-it("is bounded", () => {
-  const history = new MemoryRoutingHistory({ maxKeys: 1 });
-  history.recordNow([{ chain, endpoint, at: 0 }], 10_000);
-  history.recordNow([{ chain: { ...chain, keys: ["0000000000000002" as BlockKey] }, endpoint, at: 0 }], 10_000);
-  expect(history.lookupNow([chain], { sinceMs: 0, form: "whole" })[0]?.size).toBe(0);
+it("forgets those that were routed longest ago when there are too many", () => {
+  const history = new MemoryRoutingHistory({ maxKeys: 4 });
+  const chains = [1, 2, 3, 4, 5, 6].map((n) => ({ ...chain, keys: [`000000000000000${n}` as BlockKey] }));
+  const [first] = chains;
+  for (const [i, each] of chains.entries()) {
+    history.recordNow([{ chain: each, endpoint, at: 0 }], 10_000);
+    if (i === 3 && first !== undefined) history.recordNow([{ chain: first, endpoint, at: 0 }], 10_000);
+  }
+  const found = history.lookupNow(chains, { sinceMs: 0, form: "whole" }).map((matches) => matches.size);
+  expect(found).toEqual([1, 0, 0, 0, 1, 1]);
 });
