@@ -53,7 +53,7 @@ describe("housekeeping of a fleet", () => {
     const { server, raw, backend } = await store();
     const scope = "m.b16" as ScopeId;
     const endpoint = "10.0.0.1:8000" as EndpointId;
-    const blocks = 30_000;
+    const blocks = 12_000;
     const { registry, index } = backend;
     await registry.ensureScope(scope, { model: "m", blockSizeTokens: 16, scheme: { kind: "native", algorithm: "sha256_cbor", seed: "0" } });
     const lease = await registry.acquire(endpoint, "former", 600_000);
