@@ -29,7 +29,7 @@ export const commands: readonly CommandEntry[] = [
   },
   {
     name: "inspect",
-    summary: "shows endpoints, blocks, prompts and counts of the index in Redis, and whether it is right",
+    summary: "shows endpoints, pools, blocks, prompts and counts of the index in Redis, and whether it is right",
     load: async () => (await import("./commands/inspect.ts")).inspectCommand,
   },
   {

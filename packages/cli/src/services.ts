@@ -14,15 +14,15 @@ const closeSlackMs = 5_000;
 
 export async function buildIngester({ config, logger, metricsRegistry, backends }: ServiceDeps): Promise<Component> {
   const { createIngester } = await import("@kvatlas/ingester/app");
-  const { index, registry, housekeeping, store } = backends.open("background");
-  return createIngester({ index, registry, housekeeping, store, logger, metricsRegistry }, config);
+  const { index, registry, housekeeping, store, pools } = backends.open("background");
+  return createIngester({ index, registry, housekeeping, store, pools, logger, metricsRegistry }, config);
 }
 
 export async function buildRouter({ config, logger, metricsRegistry, backends }: ServiceDeps): Promise<Component> {
   const { createRouter } = await import("@kvatlas/router/app");
-  const { index, registry, history, quality } = backends.open("request");
+  const { index, registry, history, quality, pools } = backends.open("request");
   return createRouter(
-    { index, registry, history, quality, logger, metricsRegistry, createEncoder: await createPoolEncoder(config, logger) },
+    { index, registry, history, quality, pools, logger, metricsRegistry, createEncoder: await createPoolEncoder(config, logger) },
     config,
   );
 }

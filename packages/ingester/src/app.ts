@@ -12,10 +12,17 @@ import { hasRedis } from "@kvatlas/shared/redis-topology";
 import type { EndpointRecord, EndpointRegistry } from "@kvatlas/shared/registry/endpoint-registry";
 import type { HousekeepingRecords } from "@kvatlas/shared/registry/housekeeping-records";
 import { MemoryHousekeepingRecords } from "@kvatlas/shared/registry/memory-housekeeping-records";
+import { MemoryPoolRecords } from "@kvatlas/shared/registry/memory-pool-records";
+import type { PoolRecords } from "@kvatlas/shared/registry/pool-records";
 import type { EndpointId } from "@kvatlas/shared/types";
 import type { Registry } from "prom-client";
 import { Agent } from "undici";
 import { DynamicTargets } from "./discovery/dynamic-targets.ts";
+import { createDiscoveryMetrics } from "./discovery/kubernetes/discovery-metrics.ts";
+import { openKubeAccess } from "./discovery/kubernetes/kube-access.ts";
+import { createKubeApi } from "./discovery/kubernetes/kube-api.ts";
+import { KubernetesDiscovery } from "./discovery/kubernetes/kubernetes-discovery.ts";
+import { PoolFollower } from "./discovery/pool-follower.ts";
 import type { ReplicaTarget } from "./discovery/replica-target.ts";
 import { staticTargets } from "./discovery/static-source.ts";
 import { adoptIdle } from "./housekeeping/adopt-idle.ts";
@@ -33,6 +40,7 @@ import { watchMemory } from "./housekeeping/watch-memory.ts";
 import { createEngineClient } from "./load/engine-client.ts";
 import { LoadScraper } from "./load/load-scraper.ts";
 import { createIngesterMetrics } from "./metrics.ts";
+import { onNews } from "./on-news.ts";
 import { createEndpointTenure, type EndpointTenure } from "./ownership/endpoint-tenure.ts";
 import { Ownership } from "./ownership/ownership.ts";
 import { PacedWarning } from "./paced-warning.ts";
@@ -49,6 +57,8 @@ export interface IngesterDeps {
   readonly metricsRegistry: Registry;
   /** @defaultValue in memory */
   readonly housekeeping?: HousekeepingRecords;
+  /** What discovery knows of pools. @defaultValue in memory */
+  readonly pools?: PoolRecords;
   /** What is known of the store itself. @defaultValue nothing */
   readonly store?: StoreState;
   /** @defaultValue the system's */
@@ -262,15 +272,58 @@ export function createIngester(deps: IngesterDeps, config: KvatlasConfig, option
     if (audited !== null) house.showAudit(audited);
   }
 
+  /** Of an endpoint that another instance owns only the memory of it here: that instance does the rest. */
   async function depart(endpoint: EndpointId): Promise<void> {
-    const scope = (await registry.endpoints()).find((record) => record.id === endpoint)?.meta.scope ?? null;
-    await ownership.drop(endpoint);
-    dynamic.forget(endpoint);
+    const isOwner = ownership.owns(endpoint);
+    const scope = isOwner ? ((await registry.endpoints()).find((record) => record.id === endpoint)?.meta.scope ?? null) : null;
+    await drop(endpoint);
     router.forget(endpoint);
+    if (!isOwner) return;
     if (scope !== null) await index.forget(scope, endpoint);
     await registry.remove(endpoint);
     logger.info({ endpoint }, "a replica has gone and is forgotten");
   }
+
+  async function drop(endpoint: EndpointId): Promise<void> {
+    await ownership.drop(endpoint);
+    dynamic.forget(endpoint);
+  }
+
+  const kubernetesPools = config.pools.flatMap(({ name, endpoints: { kubernetes } }) =>
+    kubernetes === undefined ? [] : [{ name, settings: kubernetes }],
+  );
+  const pools = deps.pools ?? new MemoryPoolRecords(clock);
+  const follower = new PoolFollower(
+    {
+      targets: () => ownership.targets,
+      adopt: (target) => ownership.adopt(target),
+      drop,
+      depart,
+      reconfigure: (effective, targets) => dynamic.reconfigure(effective, targets),
+    },
+    config.pools,
+    { seek: settings.bind === null },
+  );
+  const discovery: readonly Component[] =
+    kubernetesPools.length === 0
+      ? []
+      : [
+          new KubernetesDiscovery(
+            {
+              records: pools,
+              api: createKubeApi(() => openKubeAccess(config.kubernetes)),
+              clock,
+              logger,
+              metrics: createDiscoveryMetrics(deps.metricsRegistry),
+            },
+            { instanceId, pools: kubernetesPools, leaseTtlMs: settings.leaseTtlMs },
+          ),
+          onNews("pool-follower", async () => follower.follow(await pools.read()), {
+            intervalMs: settings.heartbeatMs,
+            subscribe: (listener) => pools.onChange(listener),
+            logger,
+          }),
+        ];
 
   function readiness(): readonly string[] {
     if (!started) return ["the ingester has not started"];
@@ -301,6 +354,7 @@ export function createIngester(deps: IngesterDeps, config: KvatlasConfig, option
       { name: "http-client", start: () => Promise.resolve(), close: () => agent.destroy() },
       { name: "load-scraper", start: async () => scraper.start(), close: () => scraper.close() },
       { name: "ownership", start: async () => ownership.start(), close: () => ownership.close() },
+      ...discovery,
       periodically("housekeeping", keepHouse, housekeepingMs, logger),
       ...(deps.store === undefined
         ? []

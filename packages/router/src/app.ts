@@ -7,6 +7,7 @@ import type { BlockIndex } from "@kvatlas/shared/index/block-index";
 import { type Component, createLifecycle } from "@kvatlas/shared/lifecycle";
 import type { Logger } from "@kvatlas/shared/logger";
 import type { EndpointRegistry } from "@kvatlas/shared/registry/endpoint-registry";
+import type { PoolRecords } from "@kvatlas/shared/registry/pool-records";
 import type { QualityRecords } from "@kvatlas/shared/registry/quality-records";
 import type { RoutingHistory } from "@kvatlas/shared/routing-history/routing-history";
 import type { PromptEncoder } from "@kvatlas/shared/tokenization/prompt-encoder";
@@ -45,6 +46,8 @@ export interface RouterDeps {
   readonly registry: EndpointRegistry;
   /** What routers sent where. @defaultValue in the memory of this router */
   readonly history?: RoutingHistory;
+  /** What discovery knows of pools. @defaultValue nothing: pools of a cluster have no replicas */
+  readonly pools?: PoolRecords;
   /** Where the router tells how its decisions turn out. @defaultValue nowhere */
   readonly quality?: QualityRecords;
   readonly logger: Logger;
@@ -83,7 +86,10 @@ export function createRouter(deps: RouterDeps, config: KvatlasConfig, options: R
   const logger = deps.logger.child({ router: routerId });
   const { registry, index } = deps;
 
-  const fleet = new FleetView({ registry, clock, logger }, { routerId, pools: config.pools, endpointTtlMs: config.router.endpointTtlMs });
+  const fleet = new FleetView(
+    { registry, clock, logger, ...(deps.pools === undefined ? {} : { pools: deps.pools }) },
+    { routerId, pools: config.pools, endpointTtlMs: config.router.endpointTtlMs },
+  );
   const inflight = new InflightTracker({ registry, clock, logger }, { routerId });
   const loads = new LoadReader(registry, clock);
   const ejection = new OutlierEjection(clock);

@@ -11,6 +11,8 @@ export function readinessOf(fleet: FleetSnapshot, isDraining: boolean, loadingPo
   if (fleet.pools.length > 0 && !ready) {
     const known = fleet.pools.reduce((sum, pool) => sum + pool.endpoints.length, 0);
     reasons.push(known === 0 ? "no replica is known yet." : `none of ${known} replicas is ready.`);
+    for (const { config, discovered } of fleet.pools)
+      reasons.push(...(discovered?.problems ?? []).map((problem) => `pool ${config.name}: ${problem}`));
   }
   return reasons;
 }

@@ -16,10 +16,13 @@ import type { EndpointRegistry } from "./registry/endpoint-registry.ts";
 import type { HousekeepingRecords } from "./registry/housekeeping-records.ts";
 import { MemoryEndpointRegistry } from "./registry/memory-endpoint-registry.ts";
 import { MemoryHousekeepingRecords } from "./registry/memory-housekeeping-records.ts";
+import { MemoryPoolRecords } from "./registry/memory-pool-records.ts";
 import { MemoryQualityRecords } from "./registry/memory-quality-records.ts";
-import { createRedisEndpointRegistry } from "./registry/redis-endpoint-registry.ts";
+import type { PoolRecords } from "./registry/pool-records.ts";
 import type { QualityRecords } from "./registry/quality-records.ts";
+import { createRedisEndpointRegistry } from "./registry/redis-endpoint-registry.ts";
 import { createRedisHousekeepingRecords } from "./registry/redis-housekeeping-records.ts";
+import { createRedisPoolRecords } from "./registry/redis-pool-records.ts";
 import { createRedisQualityRecords } from "./registry/redis-quality-records.ts";
 import { MemoryRoutingHistory } from "./routing-history/memory-routing-history.ts";
 import { createRedisRoutingHistory } from "./routing-history/redis-routing-history.ts";
@@ -40,6 +43,7 @@ export interface Backend {
   readonly housekeeping: HousekeepingRecords;
   readonly history: RoutingHistory;
   readonly quality: QualityRecords;
+  readonly pools: PoolRecords;
   readonly store: StoreState;
   /** True once the store answers, false when it has not within `timeoutMs`. Nobody needs to wait: clients connect by themselves, again and again. */
   connected(timeoutMs: number): Promise<boolean>;
@@ -67,6 +71,7 @@ export function createMemoryBackend(options: BackendOptions = {}): Backend {
     housekeeping: new MemoryHousekeepingRecords(),
     history: new MemoryRoutingHistory(),
     quality: new MemoryQualityRecords(),
+    pools: new MemoryPoolRecords(),
     store: { troubles: () => [], memory: async () => [] },
     connected: async () => true,
     close: async () => {
@@ -101,6 +106,7 @@ export function createRedisBackend(config: RedisConfig, role: RedisRole, logger:
     housekeeping: createRedisHousekeepingRecords({ connection, keys }),
     history: createRedisRoutingHistory({ connection, keys }, { shards: shardsFor(topology, 1) }),
     quality: createRedisQualityRecords({ connection, keys }),
+    pools: createRedisPoolRecords({ connection, keys }),
     store: { troubles: () => troubles.sentences(), memory: () => serverMemories(connection) },
     connected: (timeoutMs) => connection.connected(timeoutMs),
     close: async () => {

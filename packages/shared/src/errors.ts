@@ -15,6 +15,7 @@ export const errorTable = {
   KVATLAS_PROMPT_INVALID: { retryable: false },
   KVATLAS_REQUEST_INVALID: { retryable: false },
   KVATLAS_DEADLINE_EXCEEDED: { retryable: true },
+  KVATLAS_KUBERNETES_UNAVAILABLE: { retryable: true },
   KVATLAS_ENDPOINT_UNAVAILABLE: { retryable: true },
 } as const satisfies Record<`KVATLAS_${string}_${string}`, { retryable: boolean }>;
 

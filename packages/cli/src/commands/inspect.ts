@@ -8,16 +8,17 @@ import { configOption, readConfig } from "../config-file.ts";
 import type { Inspection } from "../inspect/inspection.ts";
 import { type InspectSource, withSource } from "../inspect/source.ts";
 
-const kinds = ["endpoints", "block", "prompt", "stats", "quality", "diff"] as const;
+const kinds = ["endpoints", "pools", "block", "prompt", "stats", "quality", "diff"] as const;
 
 export const inspectCommand: Command = {
   name: "inspect",
-  summary: "shows endpoints, blocks, prompts and counts of the index in Redis, and whether it is right",
-  usage: "inspect endpoints | block <key> | prompt <text> | stats | quality | diff   [--config FILE] [--json]",
+  summary: "shows endpoints, pools, blocks, prompts and counts of the index in Redis, and whether it is right",
+  usage: "inspect endpoints | pools | block <key> | prompt <text> | stats | quality | diff   [--config FILE] [--json]",
   description: [
     "Reads only. Also prints the redis-cli command that shows the same.",
     "",
     "  endpoints      every endpoint with its owner, incarnation, readiness, load and findings",
+    "  pools          what was discovered of each pool: replicas, mode, what objects in the cluster say, problems",
     "  block <key>    who holds one block; keys as `inspect prompt --json` lists them",
     "  prompt <text>  who holds how much of a prompt's prefix; - reads the text from stdin",
     "  stats          instances, scopes, blocks and bytes, entries and progress of every endpoint, the last audit",
@@ -36,7 +37,7 @@ export const inspectCommand: Command = {
     pool: { type: "string", value: "NAME", description: "prompt: pool whose tokenizer and model apply; not needed when there is one." },
     body: { type: "boolean", description: "prompt: the text is the body of an OpenAI request, not a user message." },
   },
-  positionals: { name: "what to show (endpoints, block <key>, prompt <text>, stats, quality or diff)", min: 1, max: 2 },
+  positionals: { name: "what to show (endpoints, pools, block <key>, prompt <text>, stats, quality or diff)", min: 1, max: 2 },
   run: async (context) => {
     const inspect = await chooseInspection(context);
     const { config } = await readConfig(context);
@@ -52,11 +53,13 @@ type Inspect = (source: InspectSource, config: KvatlasConfig) => Promise<Inspect
 
 async function chooseInspection(context: CommandContext): Promise<Inspect> {
   const [kind = "", subject] = context.args.positionals;
-  if (subject !== undefined && (kind === "endpoints" || kind === "stats" || kind === "quality" || kind === "diff"))
+  if (subject !== undefined && (kind === "endpoints" || kind === "pools" || kind === "stats" || kind === "quality" || kind === "diff"))
     throw usageError(`"inspect ${kind}" takes no argument, got "${subject}".`);
   switch (kind) {
     case "endpoints":
       return (await import("../inspect/endpoints.ts")).inspectEndpoints;
+    case "pools":
+      return (await import("../inspect/pools.ts")).inspectPools;
     case "stats":
       return (await import("../inspect/stats.ts")).inspectStats;
     case "quality":

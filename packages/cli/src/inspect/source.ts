@@ -13,6 +13,7 @@ export interface InspectSource {
   readonly registry: Backend["registry"];
   readonly housekeeping: Backend["housekeeping"];
   readonly quality: Backend["quality"];
+  readonly pools: Backend["pools"];
   readonly config: KvatlasConfig;
   readonly keys: RedisKeys;
   /** The command line that shows the same with redis-cli. */
@@ -43,6 +44,7 @@ export async function withSource<T>(config: KvatlasConfig, logger: Logger, read:
       registry: backend.registry,
       housekeeping: backend.housekeeping,
       quality: backend.quality,
+      pools: backend.pools,
       config,
       keys: createRedisKeys(config.redis.keyPrefix),
       redisCli: (...args) => redisCliLine(config.redis, ...args),

@@ -13,15 +13,21 @@ const maxTargets = 4_096;
  * decides on the pool, and a model that no pool names gets a pool of its own with default settings.
  */
 export class DynamicTargets {
-  readonly #pools: readonly PoolConfig[];
+  #pools: readonly PoolConfig[];
   readonly #settings: Pick<IngesterConfig, "bindHttpPort" | "bindReplayPort">;
-  readonly #configured: ReadonlyMap<EndpointId, ReplicaTarget>;
+  #configured: ReadonlyMap<EndpointId, ReplicaTarget>;
   readonly #known = new Map<EndpointId, ReplicaTarget>();
 
   constructor(pools: readonly PoolConfig[], settings: Pick<IngesterConfig, "bindHttpPort" | "bindReplayPort">) {
     this.#pools = pools;
     this.#settings = settings;
     this.#configured = new Map(staticTargets(pools).map((target) => [target.endpoint, target]));
+  }
+
+  /** What is configured, and what has been discovered, as it is now. */
+  reconfigure(pools: readonly PoolConfig[], targets: ReadonlyMap<EndpointId, ReplicaTarget>): void {
+    this.#pools = pools;
+    this.#configured = targets;
   }
 
   /** Null when there are too many, or when the endpoint is dialled by configuration: one publisher is read through one socket. */

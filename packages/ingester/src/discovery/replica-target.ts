@@ -28,3 +28,31 @@ export function offsetPort(address: string, rank: number): string {
   if (rank === 0) return address;
   return address.replace(/^(tcp:\/\/.*:)(\d+)$/, (_, head: string, port: string) => `${head}${Number(port) + rank}`);
 }
+
+/** What ranks behind one port have in common. */
+export interface ReplicaAddress {
+  readonly address: string;
+  /** Of rank 0; null as in {@link ReplicaTarget}. */
+  readonly events: string | null;
+  readonly replay: string | null;
+  readonly dataParallelSize: number;
+}
+
+/**
+ * One target per data-parallel rank.
+ *
+ * @param seek - a replica without an events address is asked for it, as it cannot dial us
+ */
+export function targetsOfReplica(replica: ReplicaAddress, pool: PoolConfig, seek: boolean): readonly ReplicaTarget[] {
+  const { address, events, replay } = replica;
+  return Array.from({ length: replica.dataParallelSize }, (_, rank) => ({
+    endpoint: endpointIdOf(address, rank),
+    address,
+    rank,
+    pool,
+    model: pool.model,
+    events: events === null ? null : offsetPort(events, rank),
+    replay: replay === null ? null : offsetPort(replay, rank),
+    ...(events === null && seek ? { seeksEvents: true } : {}),
+  }));
+}

@@ -1,5 +1,5 @@
 import type { PoolConfig } from "@kvatlas/shared/config/schema";
-import { endpointIdOf, offsetPort, type ReplicaTarget } from "./replica-target.ts";
+import { type ReplicaTarget, targetsOfReplica } from "./replica-target.ts";
 
 /**
  * The configured replicas, one target per data-parallel rank. An address named twice counts once, the first time.
@@ -10,19 +10,9 @@ export function staticTargets(pools: readonly PoolConfig[], options: { readonly 
   const targets = new Map<string, ReplicaTarget>();
   for (const pool of pools) {
     for (const replica of pool.endpoints.static) {
-      for (let rank = 0; rank < replica.dataParallelSize; rank++) {
-        const endpoint = endpointIdOf(replica.address, rank);
-        if (targets.has(endpoint)) continue;
-        targets.set(endpoint, {
-          endpoint,
-          address: replica.address,
-          rank,
-          pool,
-          model: pool.model,
-          events: replica.events === undefined ? null : offsetPort(replica.events, rank),
-          replay: replica.replay === undefined ? null : offsetPort(replica.replay, rank),
-          ...(replica.events === undefined && options.seek === true ? { seeksEvents: true } : {}),
-        });
+      const { address, events = null, replay = null, dataParallelSize } = replica;
+      for (const target of targetsOfReplica({ address, events, replay, dataParallelSize }, pool, options.seek === true)) {
+        if (!targets.has(target.endpoint)) targets.set(target.endpoint, target);
       }
     }
   }

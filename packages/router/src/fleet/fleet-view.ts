@@ -5,6 +5,8 @@ import type { ScopeSpec } from "@kvatlas/shared/hashing/key-scheme";
 import type { Component } from "@kvatlas/shared/lifecycle";
 import type { Logger } from "@kvatlas/shared/logger";
 import type { EndpointRecord, EndpointRegistry } from "@kvatlas/shared/registry/endpoint-registry";
+import { KnownPools } from "@kvatlas/shared/registry/known-pools";
+import type { PoolRecords } from "@kvatlas/shared/registry/pool-records";
 import type { ScopeId } from "@kvatlas/shared/types";
 import { within } from "../deadline.ts";
 import type { FleetSnapshot } from "./fleet.ts";
@@ -12,6 +14,8 @@ import { mergeFleet } from "./merge-fleet.ts";
 
 export interface FleetViewDeps {
   readonly registry: Pick<EndpointRegistry, "endpoints" | "scopes" | "instances" | "beat" | "leave" | "onChange">;
+  /** What discovery knows of pools. @defaultValue nothing */
+  readonly pools?: Pick<PoolRecords, "read" | "onChange">;
   readonly clock: Clock;
   readonly logger: Logger;
 }
@@ -44,17 +48,20 @@ export class FleetView implements Component {
   #snapshot: FleetSnapshot;
   #records: readonly EndpointRecord[] = [];
   #scopes: ReadonlyMap<ScopeId, ScopeSpec> = new Map();
+  readonly #known = new KnownPools();
+  readonly #isDiscovering: boolean;
   #silenceFromMs = 0;
   #refreshing: Promise<void> | null = null;
   #again = false;
   #started = false;
   #timer: NodeJS.Timeout | null = null;
-  #stopListening: (() => void) | null = null;
+  readonly #stopListening: (() => void)[] = [];
   #closing: Promise<void> | null = null;
 
   constructor(deps: FleetViewDeps, options: FleetViewOptions) {
     this.#deps = deps;
     this.#options = options;
+    this.#isDiscovering = options.pools.some(({ endpoints }) => endpoints.kubernetes !== undefined);
     this.#snapshot = this.#merge([], [options.routerId], false);
   }
 
@@ -70,8 +77,10 @@ export class FleetView implements Component {
 
   /** Resolves once the registry has been read, or after a while without it: its connection may take a moment, and requests need not wait for it. */
   async start(): Promise<void> {
-    const { clock, logger, registry } = this.#deps;
-    this.#stopListening = registry.onChange(() => void this.refresh());
+    const { clock, logger, registry, pools } = this.#deps;
+    const onChange = (): void => void this.refresh();
+    this.#stopListening.push(registry.onChange(onChange));
+    if (this.#isDiscovering && pools !== undefined) this.#stopListening.push(pools.onChange(onChange));
     const deadline = clock.monotonic() + answerTimeoutMs;
     await this.refresh();
     for (let left = answerTimeoutMs / firstRetryMs; left > 0 && clock.monotonic() < deadline; left--) {
@@ -107,7 +116,7 @@ export class FleetView implements Component {
 
   close(): Promise<void> {
     this.#closing ??= (async () => {
-      this.#stopListening?.();
+      for (const stop of this.#stopListening) stop();
       if (this.#timer !== null) clearInterval(this.#timer);
       await this.#refreshing;
       try {
@@ -120,16 +129,17 @@ export class FleetView implements Component {
   }
 
   async #refreshOnce(): Promise<void> {
-    const { registry, clock, logger } = this.#deps;
+    const { registry, pools, clock, logger } = this.#deps;
     const { routerId } = this.#options;
     const nowMs = clock.now();
     try {
-      const [records, scopes, routers] = await within(answerTimeoutMs, "reading the registry", () =>
+      const [records, scopes, routers, , discovered] = await within(answerTimeoutMs, "reading the registry", () =>
         Promise.all([
           registry.endpoints(),
           registry.scopes(),
           registry.instances("router", nowMs, this.#options.routerTtlMs ?? 5_000),
           registry.beat("router", routerId, nowMs),
+          this.#isDiscovering ? (pools?.read() ?? null) : null,
         ]),
       );
       if (this.#started && !this.#snapshot.registryReachable) {
@@ -138,6 +148,7 @@ export class FleetView implements Component {
       }
       this.#records = this.#carryOver(records);
       this.#scopes = scopes;
+      if (discovered !== null) this.#known.update(discovered);
       this.#snapshot = this.#merge(this.#records, routers.includes(routerId) ? routers : [...routers, routerId].sort(), true);
     } catch (error) {
       if (this.#started && this.#snapshot.registryReachable) {
@@ -163,6 +174,7 @@ export class FleetView implements Component {
       pools: mergeFleet({
         pools: this.#options.pools,
         records,
+        discovered: this.#known.records,
         nowMs: this.#deps.clock.now(),
         endpointTtlMs: this.#options.endpointTtlMs,
         silenceFromMs: this.#silenceFromMs,

@@ -1,5 +1,7 @@
 import type { PoolConfig } from "@kvatlas/shared/config/schema";
 import type { ExtrasForm, ScopeSpec } from "@kvatlas/shared/hashing/key-scheme";
+import type { EngineRole } from "@kvatlas/shared/registry/engine-role";
+import type { PoolRecord } from "@kvatlas/shared/registry/pool-record";
 import type { CacheGroup, EndpointId, ScopeId } from "@kvatlas/shared/types";
 import { hasAdapter, servesModel } from "../routing/filters.ts";
 
@@ -12,7 +14,11 @@ export interface FleetEndpoint {
   /** The address has further ranks, so the rank must be named in requests. */
   readonly ranked: boolean;
   readonly pool: string;
-  /** Listed in the configuration: counts as ready while nobody says otherwise. */
+  /** Part in disaggregated serving; null: serves requests as a whole. */
+  readonly role: EngineRole | null;
+  /** `namespace/name` of its pod, where it was discovered. */
+  readonly pod?: string;
+  /** Listed in the configuration, or discovered: counts as ready while nobody says otherwise. */
   readonly configured: boolean;
   /** Fit for requests, as far as is known. */
   readonly ready: boolean;
@@ -32,7 +38,10 @@ export interface FleetEndpoint {
 }
 
 export interface FleetPool {
+  /** With what the cluster says of the pool. */
   readonly config: PoolConfig;
+  /** What discovery knows of it; absent where nobody discovers, or nothing has been written yet. */
+  readonly discovered?: PoolRecord;
   /** Sorted by id, so that every router walks them in the same order. */
   readonly endpoints: readonly FleetEndpoint[];
 }

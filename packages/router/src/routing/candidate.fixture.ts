@@ -9,6 +9,7 @@ export function endpointOf(id: string, change: Partial<FleetEndpoint> = {}): Fle
     rank: 0,
     ranked: false,
     pool: "pool",
+    role: null,
     configured: true,
     ready: true,
     status: "ready",

@@ -1,3 +1,4 @@
+import type { KubernetesEndpoints } from "./kubernetes-schema.ts";
 import type { KvatlasConfig } from "./schema.ts";
 
 /** What no single field can say: settings that contradict each other, one sentence each. */
@@ -31,6 +32,10 @@ export function contradictions(config: KvatlasConfig): readonly string[] {
       );
     }
   }
+  for (const [i, { endpoints }] of config.pools.entries()) {
+    if (endpoints.kubernetes !== undefined)
+      problems.push(...kubernetesContradictions(endpoints.kubernetes, `pools[${i}].endpoints.kubernetes`));
+  }
   for (const [i, pool] of config.pools.entries()) {
     if (pool.tokenizer.source === "local" && pool.tokenizer.path === null && pool.tokenizer.repository === null) {
       problems.push(
@@ -52,6 +57,17 @@ export function contradictions(config: KvatlasConfig): readonly string[] {
       `ingester.leaseTtlMs: got ${config.ingester.leaseTtlMs}, expected at least twice ingester.heartbeatMs (${config.ingester.heartbeatMs}), so that one late beat loses no endpoint.`,
     );
   }
+  return problems;
+}
+
+function kubernetesContradictions(pods: KubernetesEndpoints, where: string): string[] {
+  const problems: string[] = [];
+  if ((pods.inferencePool === undefined) === (pods.selector === undefined))
+    problems.push(`${where}: ${pods.selector === undefined ? "neither" : "both"} inferencePool and selector are set; name one of them.`);
+  if (pods.inferencePool !== undefined && pods.targetPorts.length > 0)
+    problems.push(`${where}.targetPorts: set beside inferencePool, whose own targetPorts count; leave them out.`);
+  if (new Set(pods.targetPorts).size < pods.targetPorts.length)
+    problems.push(`${where}.targetPorts: a port is named twice; each is a replica.`);
   return problems;
 }
 

@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { hashAlgorithms } from "../hashing/key-scheme.ts";
+import { kubernetesEndpointsSchema, kubernetesSchema } from "./kubernetes-schema.ts";
 import { accessSchema, modelRouteSchema, overloadSchema, retryBudgetSchema, upstreamSchema } from "./proxy-schema.ts";
 import { tokenizerSchema } from "./tokenizer-schema.ts";
 
@@ -82,6 +83,12 @@ export const staticEndpointSchema = z.strictObject({
     .max(1024)
     .default(1)
     .describe("Ranks behind this address; events and replay ports are offset by the rank."),
+  role: z
+    .enum(["prefill", "decode", "both"])
+    .optional()
+    .describe(
+      "Part in disaggregated serving. prefill: computes prompts for replicas that decode, and gets no other requests. Without it the replica serves requests as a whole.",
+    ),
 });
 
 export const poolSchema = z.strictObject({
@@ -92,7 +99,12 @@ export const poolSchema = z.strictObject({
     .describe("Unique name of the pool."),
   model: z.string().min(1).describe("Model name in requests; adapters served by the replicas are routed to the pool as well."),
   endpoints: z
-    .strictObject({ static: z.array(staticEndpointSchema).default([]).describe("Replicas by address.") })
+    .strictObject({
+      static: z.array(staticEndpointSchema).default([]).describe("Replicas by address."),
+      kubernetes: kubernetesEndpointsSchema
+        .optional()
+        .describe("Replicas that are pods of a cluster; one ingester watches them for the fleet."),
+    })
     .default({ static: [] })
     .describe("Where the replicas are. Replicas that dial the ingester (ingester.bind) need no entry."),
   tokenizer: tokenizerSchema.prefault({}).describe("How prompts become token ids."),
@@ -319,6 +331,7 @@ export const configSchema = z.strictObject({
   pools: z.array(poolSchema).default([]).describe("Replicas that serve the same model."),
   router: routerSchema.prefault({}).describe("The router service."),
   ingester: ingesterSchema.prefault({}).describe("The ingester service."),
+  kubernetes: kubernetesSchema.prefault({}).describe("How the API server is reached, for pools with endpoints.kubernetes."),
   housekeeping: housekeepingSchema.prefault({}).describe("What ingesters do besides: one schedule for all of them, kept in Redis."),
   log: logSchema.prefault({}).describe("JSON lines on stdout."),
 });

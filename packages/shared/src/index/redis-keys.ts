@@ -27,6 +27,10 @@ export interface RedisKeys {
   readonly housekeeping: string;
   /** HASH: endpoint -> incarnation that its owner is asked to build anew, and why. */
   readonly rebuild: string;
+  /** HASH: pool -> JSON of what discovery knows of it. */
+  readonly pools: string;
+  /** STRING with expiry: the ingester that discovers for all. */
+  readonly poolsLease: string;
   /** STRING with expiry: owner of an endpoint. */
   lease(endpoint: EndpointId): string;
   /** HASH: what is known of an endpoint. */
@@ -71,6 +75,8 @@ export function createRedisKeys(prefix: string): RedisKeys {
     incarnations: `${prefix}:incarnations`,
     housekeeping: `${prefix}:housekeeping`,
     rebuild: `${prefix}:rebuild`,
+    pools: `${prefix}:{pools}`,
+    poolsLease: `${prefix}:{pools}:lease`,
     lease: (endpoint) => `${prefix}:ep:{${endpoint}}:lease`,
     meta: (endpoint) => `${prefix}:ep:{${endpoint}}:meta`,
     engineHashes: (endpoint, incarnation) => `${prefix}:ep:{${endpoint}}:keys:${incarnation}`,
