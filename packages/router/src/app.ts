@@ -14,11 +14,15 @@ import type { PromptEncoder } from "@kvatlas/shared/tokenization/prompt-encoder"
 import type { Registry } from "prom-client";
 import { AccessGuard } from "./access/access-guard.ts";
 import { CacheFloors } from "./estimation/cache-floors.ts";
+import { ExtProcMetrics } from "./extproc/extproc-metrics.ts";
+import { ExtProcServer } from "./extproc/extproc-server.ts";
+import { createTimedDecide } from "./extproc/timed-decide.ts";
 import type { FleetSnapshot } from "./fleet/fleet.ts";
 import { FleetView } from "./fleet/fleet-view.ts";
 import { InflightTracker } from "./fleet/inflight-tracker.ts";
 import { LoadReader } from "./fleet/load-reader.ts";
 import { OutlierEjection } from "./fleet/outlier-ejection.ts";
+import { createPrepareRequest } from "./handling/prepare-request.ts";
 import { createProxyRoute } from "./http/proxy-route.ts";
 import { BodyBudget } from "./http/read-body.ts";
 import { RouterServer } from "./http/server.ts";
@@ -68,6 +72,9 @@ export interface Router extends Component {
   /** `host:port` once started; null before. */
   readonly address: string | null;
   readonly adminAddress: string | null;
+  /** Where gateways ask; null where they are not answered. */
+  readonly extProcAddress: string | null;
+  readonly extProcHealthAddress: string | null;
 }
 
 /** Time for the other components to close, after the drain. */
@@ -189,6 +196,27 @@ export function createRouter(deps: RouterDeps, config: KvatlasConfig, options: R
     },
     { listen: config.router.listen, drainTimeoutMs: config.router.drainTimeoutMs },
   );
+  const extProc: ExtProcServer = new ExtProcServer(
+    {
+      exchange: {
+        prepare: createPrepareRequest({ decider, fleet, encoders, modelRoutes, overload, logger }, config.router),
+        decide: createTimedDecide(decider, config.router),
+        access,
+        bodies,
+        inflight,
+        ejection,
+        quality,
+        metrics,
+        extProcMetrics: new ExtProcMetrics(deps.metricsRegistry, () => extProc.openStreams),
+        clock,
+        logger,
+      },
+      readiness,
+      clock,
+      logger,
+    },
+    config.router,
+  );
   const admin = createAdminServer(
     { registry: deps.metricsRegistry, logger, readiness },
     { listen: config.router.admin, setting: "router.admin" },
@@ -229,10 +257,27 @@ export function createRouter(deps: RouterDeps, config: KvatlasConfig, options: R
       inflight,
       quality,
       component("upstreams", { start: async () => {}, close: () => pools.destroy() }),
-      server,
+      // They drain side by side, each within the same time.
+      component("doors", {
+        start: async () => {
+          await server.start();
+          await extProc.start();
+        },
+        close: async () => {
+          await Promise.all([server.close(), extProc.close()]);
+        },
+      }),
       component("log", {
         start: async () =>
-          logger.info({ address: server.address, admin: admin.address, pools: config.pools.length }, "router is listening"),
+          logger.info(
+            {
+              address: server.address,
+              admin: admin.address,
+              ...(extProc.address === null ? {} : { extProc: extProc.address, health: extProc.healthAddress }),
+              pools: config.pools.length,
+            },
+            "router is listening",
+          ),
         close: async () => {},
       }),
     ],
@@ -247,6 +292,12 @@ export function createRouter(deps: RouterDeps, config: KvatlasConfig, options: R
     },
     get adminAddress() {
       return admin.address;
+    },
+    get extProcAddress() {
+      return extProc.address;
+    },
+    get extProcHealthAddress() {
+      return extProc.healthAddress;
     },
     start: () => lifecycle.start(),
     close: () => lifecycle.close(),

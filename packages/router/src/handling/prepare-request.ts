@@ -52,6 +52,8 @@ export interface PreparedRequest {
 }
 
 export interface PrepareOptions {
+  /** The body is not to be had: load decides, for the model that is named here. @defaultValue the body is what was given */
+  readonly withoutBody?: { readonly model: string | null };
   /** Endpoints that may be picked, of those that serve the model. @defaultValue all of them */
   readonly eligible?: (route: ModelRoute) => ModelRoute;
   /** How a decision is made. @defaultValue by the decider, which keeps its own deadlines */
@@ -75,7 +77,7 @@ const noPrompt = { form: "none", why: "not-a-prompt" } as const;
 export function createPrepareRequest(deps: PrepareDeps, config: Pick<RouterConfig, "sessionHeader">): PrepareRequest {
   return async (asked, body, client, progress, options = {}) => {
     const { headers, requestId } = asked;
-    const read = readRequest(asked, body);
+    const read = options.withoutBody === undefined ? readRequest(asked, body) : unreadRequest(asked, options.withoutBody.model, body);
     progress.model = read.model;
     const session = sessionOf(headers, config.sessionHeader);
     const resolved = resolveModel(deps.modelRoutes, read.model, session ?? requestId);
@@ -120,6 +122,10 @@ function readRequest({ path, headers }: AskedRequest, body: Buffer): ParsedReque
   const type = headers["content-type"] ?? "";
   if (isPromptPath(path) || (body.length > 0 && /\bjson\b/i.test(type))) return parseRequest(path, body);
   const model = /^multipart\/form-data/i.test(type) ? modelOfForm(body) : null;
+  return unreadRequest({ path }, model, body);
+}
+
+function unreadRequest({ path }: Pick<AskedRequest, "path">, model: string | null, body: Buffer): ParsedRequest {
   return { model, stream: false, prompt: noPrompt, cacheSalt: null, bodyText: `${path}:${body.length}` };
 }
 

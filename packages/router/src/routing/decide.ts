@@ -53,7 +53,7 @@ export interface DeciderOptions {
 export class Decider {
   readonly #deps: DeciderDeps;
   readonly #options: DeciderOptions;
-  readonly #modes: Readonly<Record<"precise" | "estimated" | "off", readonly Mode[]>>;
+  readonly #modes: Readonly<Record<"precise" | "estimated" | "off" | "load", readonly Mode[]>>;
 
   constructor(deps: DeciderDeps, options: DeciderOptions) {
     const { config, routerId } = options;
@@ -71,6 +71,7 @@ export class Decider {
     this.#modes = {
       precise: [precise, estimated, load],
       estimated: [estimated, load],
+      load: [load],
       off: [createOffMode(contest, config.offPolicy, deps.sources)],
     };
   }
@@ -78,7 +79,8 @@ export class Decider {
   async decide(input: DecideInput): Promise<Decision> {
     const { clock, logger, onDecided } = this.#deps;
     const work = new RequestWork(input, clock, logger, this.#options.config);
-    const ruling = await this.#rule(work, this.#modes[modeOfPool(input.route.pool.config)]);
+    if (input.byLoad !== undefined) work.giveUp({ reason: input.byLoad });
+    const ruling = await this.#rule(work, this.#modes[input.byLoad === undefined ? modeOfPool(input.route.pool.config) : "load"]);
     const decision = decisionOf(work, ruling);
     if (!work.isDryRun) onDecided(decision);
     return decision;

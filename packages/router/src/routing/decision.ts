@@ -26,6 +26,7 @@ export const decisionReasons = [
   "media",
   "prompt-embeds",
   "skips-cache",
+  "pick-timeout",
   "no-tokenizer",
   "tokenize-timeout",
   "tokenizer-busy",

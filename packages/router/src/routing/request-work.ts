@@ -22,6 +22,8 @@ export interface DecideInput {
    * @defaultValue false
    */
   readonly dryRun?: boolean;
+  /** Load is to decide, whatever the pool's mode, and this is why. */
+  readonly byLoad?: DecisionReason;
   readonly requestId?: string;
   /** What the client names its session. */
   readonly session?: string | null;

@@ -178,6 +178,57 @@ const scorersSchema = z.strictObject({
 });
 
 export const routerSchema = z.strictObject({
+export const extProcSchema = z.strictObject({
+  listen: hostPort
+    .nullable()
+    .default(null)
+    .describe("Where gateways ask for endpoints (gRPC, Envoy's external processing), e.g. 0.0.0.0:9002; null: not at all."),
+  health: hostPort
+    .nullable()
+    .default("0.0.0.0:9003")
+    .describe("gRPC health checks without TLS, as kubelets ask them; the port above answers them as well. null: only there."),
+  tls: z
+    .strictObject({
+      mode: z
+        .enum(["self-signed", "files", "off"])
+        .default("self-signed")
+        .describe("self-signed: a certificate of its own, which gateways do not check. files: certFile and keyFile. off: plaintext."),
+      certFile: z.string().min(1).nullable().default(null).describe("files: PEM file with the certificate; read again when it changes."),
+      keyFile: z.string().min(1).nullable().default(null).describe("files: PEM file with its key."),
+    })
+    .prefault({})
+    .describe("TLS on the port that gateways ask."),
+  bodyMode: z
+    .enum(["auto", "duplex", "buffered", "streamed"])
+    .default("auto")
+    .describe(
+      "How the gateway hands over request bodies; auto: as it says itself, else duplex. In streamed mode there is no body to decide by: load decides.",
+    ),
+  maxEndpoints: z
+    .int()
+    .min(1)
+    .max(8)
+    .default(1)
+    .describe(
+      "Endpoints named per request: the picked one, then where to go when it fails. More than 1 only for gateways that read lists.",
+    ),
+  pickTimeoutMs: positiveMs
+    .default(100)
+    .describe("On top of what tokenization may take; past it the endpoint is picked by load. Gateways wait without a limit of their own."),
+  maxMessageBytes: z
+    .int()
+    .min(65_536)
+    .max(2_147_483_647)
+    .default(67_108_864)
+    .describe("Largest message from a gateway: some hand over a whole body in one."),
+  drainDelayMs: z
+    .int()
+    .min(0)
+    .max(600_000)
+    .default(5_000)
+    .describe("On SIGTERM, how long requests are taken on while health checks say NOT_SERVING already; at most half of drainTimeoutMs."),
+});
+
   listen: hostPort.default("0.0.0.0:8080").describe("OpenAI-compatible proxy and /kvatlas API."),
   admin: hostPort.default("0.0.0.0:9090").describe("/livez, /readyz, /metrics; keep it off the public network."),
   policy: z
@@ -248,6 +299,7 @@ export const routerSchema = z.strictObject({
   overload: overloadSchema.prefault({}).describe("What happens when there is too much; off unless enabled."),
   responseHeaders: z.boolean().default(true).describe("Send x-kvatlas-endpoint, x-kvatlas-matched-tokens and x-kvatlas-mode."),
   decisionHeader: z
+  extProc: extProcSchema.prefault({}).describe("Endpoint picker for gateways (Gateway API Inference Extension); see docs/gateway.md."),
     .boolean()
     .default(false)
     .describe("Send x-kvatlas-decision: mode, reason and the three best endpoints with what their scores are made of."),
