@@ -27,8 +27,12 @@ try {
     throw new UsageError(`Usage: npm run bench -- <name>\nGot: ${name ?? "nothing"}. Names: ${Object.keys(benches).join(", ")}`);
   }
   if (bench.usage === undefined && rest.length > 0) throw new UsageError(`Usage: npm run bench -- ${name}\nGot: ${rest.join(" ")}.`);
-  const figures = await bench.run(rest);
-  console.log(JSON.stringify({ bench: name, at: new Date().toISOString(), ...figures }, null, 2));
+  if (rest.includes("--help")) {
+    console.log(bench.usage);
+  } else {
+    const figures = await bench.run(rest);
+    console.log(JSON.stringify({ bench: name, at: new Date().toISOString(), ...figures }, null, 2));
+  }
 } catch (error) {
   if (!(error instanceof UsageError)) throw error;
   console.error(bench?.usage === undefined ? error.message : `${error.message}\n\n${bench.usage}`);
