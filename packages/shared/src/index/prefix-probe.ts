@@ -68,9 +68,30 @@ export class PrefixProbe {
     return [...positions].sort((a, b) => a - b);
   }
 
+  /** Of whom each of these positions, ascending, decides something, in runs of neighbours that ask for the same endpoints. */
+  askedOf(positions: readonly number[]): readonly { readonly positions: readonly number[]; readonly of: readonly EndpointId[] }[] {
+    const runs: { readonly positions: number[]; readonly of: readonly EndpointId[] }[] = [];
+    for (const position of positions) {
+      const of = this.#endpoints.filter((_, i) => this.#isOpen(i, position));
+      const run = runs.at(-1);
+      if (run !== undefined && run.of.length === of.length && run.of.every((endpoint, i) => endpoint === of[i]))
+        run.positions.push(position);
+      else runs.push({ positions: [position], of });
+    }
+    return runs;
+  }
+
   /** Blocks of an endpoint's prefix (by position in the list given) held in a medium of each rank or better; the last is the whole prefix. */
   lengths(endpoint: number): readonly number[] {
     return (this.#brackets[endpoint] ?? []).map((bracket) => bracket.low);
+  }
+
+  /** Not yet decided for every rank. */
+  #isOpen(endpoint: number, position: number): boolean {
+    const brackets = this.#brackets[endpoint] ?? [];
+    const widest = brackets.at(-1);
+    const narrowest = brackets[0];
+    return widest !== undefined && narrowest !== undefined && position < widest.high && position >= narrowest.low;
   }
 
   #observe(positions: readonly number[]): void {

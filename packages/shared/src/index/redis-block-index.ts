@@ -69,6 +69,7 @@ class RedisBlockIndex implements BlockIndex {
     readonly open: RedisScript;
     readonly sweep: RedisScript;
     readonly read: RedisScript;
+    readonly peek: RedisScript;
     readonly remember: RedisScript;
   };
 
@@ -83,6 +84,7 @@ class RedisBlockIndex implements BlockIndex {
       open: readScript("open-1"),
       sweep: readScript("sweep-1"),
       read: readScript("read-1"),
+      peek: readScript("peek-1"),
       remember: readScript("remember-1"),
     };
   }
@@ -113,7 +115,7 @@ class RedisBlockIndex implements BlockIndex {
       queries.map((query) => query.scope),
       options.signal,
     );
-    return lookupPrefixes({ connection: this.#connection, keys: this.#keys, read: this.#scripts.read }, queries, layouts, options);
+    return lookupPrefixes({ connection: this.#connection, keys: this.#keys, scripts: this.#scripts }, queries, layouts, options);
   }
 
   async holders(scope: ScopeId, key: BlockKey): Promise<readonly BlockHolder[]> {

@@ -1,139 +1,27 @@
 import type { RedisConnection } from "../redis.ts";
 import { type RedisScript, runScript } from "../redis-scripts.ts";
-import type { BlockKey, CacheGroupId, EndpointId } from "../types.ts";
+import type { EndpointId } from "../types.ts";
 import type { LookupOptions, PrefixMatch, PrefixMatches, PrefixQuery } from "./block-index.ts";
 import { type HybridLayout, hybridHit } from "./hybrid-hit.ts";
 import { ABSENT, exactMatch, layoutsOf, matchOf, prefixRank } from "./prefix-match.ts";
 import { firstPositions, PrefixProbe } from "./prefix-probe.ts";
-import { holderField, mediaByRank, parsePosition, type RedisKeys, type SpaceKeys, shardOf } from "./redis-keys.ts";
+import { type Asked, ChainReader, type ReadCall } from "./redis-chain-reader.ts";
+import type { RedisKeys } from "./redis-keys.ts";
 import type { ScopeLayout } from "./scope-layout.ts";
 
 export interface PrefixLookupDeps {
   readonly connection: RedisConnection;
   readonly keys: RedisKeys;
-  /** read-1.lua */
-  readonly read: RedisScript;
+  readonly scripts: { readonly read: RedisScript; readonly peek: RedisScript };
 }
-
-/** Blocks read by one script call; bounds how long Redis is busy at a time. */
-const MAX_READS_PER_CALL = 500;
 
 /** Script calls sent in one go; longer exact lookups take several round trips. */
 const MAX_CALLS_PER_SEND = 16;
 
-/** First letters of the media: an entry names its best medium first. */
-const rankByLetter = new Map(mediaByRank.map((medium, rank) => [medium.charCodeAt(0), rank]));
-
-/** One call of read-1.lua, and where its answer goes. */
-interface ReadCall {
+/** What one chain reads next. */
+interface Step {
   readonly reader: ChainReader;
-  readonly shard: number;
-  readonly positions: readonly number[];
-  readonly withSeq: boolean;
-}
-
-/** A query on its way: what has been read, and what to read next. */
-class ChainReader {
-  readonly query: PrefixQuery;
-  readonly #shards: number;
-  readonly #space: SpaceKeys;
-  readonly #endpoints = new Set<EndpointId>();
-  /** How a live entry begins in a block's text, by holder field: line feed, field, line feed, current incarnation, colon. */
-  readonly #beginnings = new Map<string, string>();
-  readonly #incarnations = new Map<EndpointId, number>();
-  /** By position, as read-1.lua answers; undefined where nothing has been read. */
-  readonly #blocks: (string | undefined)[];
-
-  constructor(query: PrefixQuery, keys: RedisKeys, { tag, shards }: ScopeLayout) {
-    this.query = query;
-    this.#space = keys.space(tag);
-    this.#shards = shards;
-    this.#blocks = new Array<string | undefined>(query.keys.length).fill(undefined);
-  }
-
-  /** Calls that read these positions; with the positions of all endpoints in the shard of the first one, when that is asked for. */
-  calls(positions: readonly number[], withSeq: boolean): ReadCall[] {
-    const byShard = new Map<number, number[]>();
-    for (const position of positions) {
-      const shard = shardOf(this.#key(position), this.#shards);
-      const list = byShard.get(shard);
-      if (list === undefined) byShard.set(shard, [position]);
-      else list.push(position);
-    }
-    const calls: ReadCall[] = [];
-    for (const [shard, list] of byShard) {
-      for (let from = 0; from < list.length; from += MAX_READS_PER_CALL) {
-        const part = list.length <= MAX_READS_PER_CALL ? list : list.slice(from, from + MAX_READS_PER_CALL);
-        calls.push({ reader: this, shard, positions: part, withSeq: withSeq && calls.length === 0 });
-      }
-    }
-    return calls;
-  }
-
-  /** Keys and arguments of a call. */
-  scriptCall({ shard, positions, withSeq }: ReadCall): { readonly keys: readonly string[]; readonly args: readonly (string | number)[] } {
-    let packed = "";
-    for (const position of positions) packed += this.#key(position);
-    return { keys: [this.#space.seq(shard)], args: [this.#space.blockPrefix(shard), packed, withSeq ? 1 : 0] };
-  }
-
-  accept({ positions, withSeq }: ReadCall, reply: unknown): void {
-    const texts = Array.isArray(reply) ? reply : [];
-    if (withSeq) this.#setPositions(String(texts[0] ?? ""));
-    for (const [i, position] of positions.entries()) this.#blocks[position] = String(texts[i + 1] ?? "");
-  }
-
-  hasRead(position: number): boolean {
-    return this.#blocks[position] !== undefined;
-  }
-
-  unread(from: number, to: number): number[] {
-    const positions: number[] = [];
-    for (let position = from; position < to; position += 1) if (this.#blocks[position] === undefined) positions.push(position);
-    return positions;
-  }
-
-  get endpoints(): Iterable<EndpointId> {
-    return this.#endpoints;
-  }
-
-  readonly rankAt = (position: number, endpoint: EndpointId, group: CacheGroupId): number => {
-    const block = this.#blocks[position];
-    if (block === undefined || block === "") return ABSENT;
-    const beginning = this.#beginning(endpoint, group);
-    if (beginning === null) return ABSENT;
-    const at = block.indexOf(beginning);
-    return at === -1 ? ABSENT : (rankByLetter.get(block.charCodeAt(at + beginning.length)) ?? ABSENT);
-  };
-
-  #setPositions(text: string): void {
-    const lines = text.split("\n");
-    // A line feed precedes the first field.
-    for (let i = 1; i + 1 < lines.length; i += 2) {
-      const endpoint = lines[i] as EndpointId;
-      const position = parsePosition(lines[i + 1] ?? "");
-      if (position === null) continue;
-      this.#endpoints.add(endpoint);
-      this.#incarnations.set(endpoint, position.incarnation);
-    }
-  }
-
-  #beginning(endpoint: EndpointId, group: CacheGroupId): string | null {
-    const field = holderField(endpoint, group);
-    const known = this.#beginnings.get(field);
-    if (known !== undefined) return known;
-    const incarnation = this.#incarnations.get(endpoint);
-    if (incarnation === undefined) return null;
-    const beginning = `\n${field}\n${incarnation}:`;
-    this.#beginnings.set(field, beginning);
-    return beginning;
-  }
-
-  #key(position: number): BlockKey {
-    const key = this.query.keys[position];
-    if (key === undefined) throw new RangeError(`position ${position} of ${this.query.keys.length}`);
-    return key;
-  }
+  readonly asked: readonly Asked[];
 }
 
 /**
@@ -156,7 +44,7 @@ export async function lookupPrefixes(
   const results: PrefixMatches[] = queries.map(() => new Map());
   let isFirst = true;
   for (;;) {
-    const round: { readonly reader: ChainReader; readonly positions: readonly number[] }[] = [];
+    const round: Step[] = [];
     for (const [i, lookup] of underWay) {
       const step = lookup.next();
       if (!step.done) {
@@ -172,30 +60,28 @@ export async function lookupPrefixes(
   }
 }
 
-async function readRound(
-  { connection, read }: PrefixLookupDeps,
-  round: readonly { readonly reader: ChainReader; readonly positions: readonly number[] }[],
-  isFirst: boolean,
-  signal: AbortSignal | undefined,
-): Promise<void> {
-  const calls = round.flatMap(({ reader, positions }) => reader.calls(positions, isFirst));
+async function readRound(deps: PrefixLookupDeps, round: readonly Step[], isFirst: boolean, signal: AbortSignal | undefined): Promise<void> {
+  const calls = round.flatMap(({ reader, asked }) => reader.calls(asked, isFirst));
   for (let from = 0; from < calls.length; from += MAX_CALLS_PER_SEND) {
     const part = calls.slice(from, from + MAX_CALLS_PER_SEND);
-    const replies = await runScript(
-      connection,
-      read,
-      part.map((call) => call.reader.scriptCall(call)),
-      signal,
-    );
-    for (const [i, call] of part.entries()) call.reader.accept(call, replies[i]);
+    await Promise.all((["read", "peek"] as const).map((script) => runCalls(deps, script, part, signal)));
   }
 }
 
+async function runCalls(
+  { connection, scripts }: PrefixLookupDeps,
+  script: ReadCall["script"],
+  calls: readonly ReadCall[],
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  const own = calls.filter((call) => call.script === script);
+  if (own.length === 0) return;
+  const replies = await runScript(connection, scripts[script], own, signal);
+  for (const [i, call] of own.entries()) call.accept(replies[i]);
+}
+
 /** One chain's lookup: yields what to read next, goes on when it has been read, returns the matches. */
-function* matchChain(
-  reader: ChainReader,
-  method: "probe" | "exact",
-): Generator<{ readonly reader: ChainReader; readonly positions: readonly number[] }, PrefixMatches> {
+function* matchChain(reader: ChainReader, method: "probe" | "exact"): Generator<Step, PrefixMatches> {
   const matches = new Map<EndpointId, PrefixMatch>();
   const blocks = reader.query.keys.length;
   if (blocks === 0) return matches;
@@ -203,7 +89,7 @@ function* matchChain(
   // Prefixes that are not defined block by block by full attention cannot be probed.
   const isProbed = method === "probe" && [...layouts.values()].every((layout) => layout.uniform && layout.full.length > 0);
   if (!isProbed) {
-    yield { reader, positions: reader.unread(0, blocks) };
+    yield { reader, asked: [{ positions: reader.unread(0, blocks), of: null }] };
     for (const endpoint of reader.endpoints) {
       const match = exactMatch(blocks, endpoint, layouts.get(endpoint), reader.rankAt);
       if (match !== null) matches.set(endpoint, match);
@@ -211,12 +97,13 @@ function* matchChain(
     return matches;
   }
 
-  yield { reader, positions: firstPositions(blocks) };
+  yield { reader, asked: [{ positions: firstPositions(blocks), of: null }] };
   const rankAt = (position: number, endpoint: EndpointId) => prefixRank(layouts.get(endpoint), position, endpoint, reader.rankAt);
   const endpoints = [...reader.endpoints].filter((endpoint) => rankAt(0, endpoint) < ABSENT);
   const probe = new PrefixProbe(blocks, endpoints, rankAt);
   for (let positions = probe.next(); positions.length > 0; positions = probe.next()) {
-    yield { reader, positions };
+    // Cache groups are looked at together, at positions of which everything is known.
+    yield { reader, asked: layouts.size === 0 ? probe.askedOf(positions) : [{ positions, of: null }] };
     probe.observe(positions);
   }
 
@@ -243,11 +130,8 @@ function* matchChain(
   return matches;
 }
 
-function* readUnread(
-  reader: ChainReader,
-  positions: readonly number[],
-): Generator<{ reader: ChainReader; positions: readonly number[] }, void> {
-  if (positions.length > 0) yield { reader, positions: [...new Set(positions)].sort((a, b) => a - b) };
+function* readUnread(reader: ChainReader, positions: readonly number[]): Generator<Step, void> {
+  if (positions.length > 0) yield { reader, asked: [{ positions: [...new Set(positions)].sort((a, b) => a - b), of: null }] };
 }
 
 function longestWindow(layout: HybridLayout): number {
