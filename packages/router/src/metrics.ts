@@ -1,5 +1,6 @@
 import { buckets } from "@kvatlas/shared/metrics";
 import { Counter, Gauge, Histogram, type Registry } from "prom-client";
+import type { PrefillResult } from "./disaggregation/prefill-step.ts";
 import type { ShedReason } from "./overload/admission.ts";
 import { type Priority, priorities } from "./overload/fair-queue.ts";
 import type { RetryReason } from "./proxy/forward.ts";
@@ -30,6 +31,9 @@ export class RouterMetrics {
   readonly #finished = new Map<string, Counter.Internal>();
   readonly #firstBytes = new Map<string, Histogram.Internal<"mode">>();
   readonly #queueSeconds: Histogram<"priority">;
+  readonly #divisions: Counter<"outcome">;
+  readonly #prefills: Counter<"result">;
+  readonly #prefillSeconds: Histogram;
 
   constructor(
     registry: Registry,
@@ -150,6 +154,24 @@ export class RouterMetrics {
       buckets: [...buckets.requestSeconds],
       registers,
     });
+    this.#divisions = new Counter({
+      name: "kvatlas_router_divisions_total",
+      help: "Requests of pools with replicas for prefill: divided between two replicas, or computed as a whole because short, held, same-replica, indivisible, no-prefill, no-decode.",
+      labelNames: ["outcome"],
+      registers,
+    });
+    this.#prefills = new Counter({
+      name: "kvatlas_router_prefill_steps_total",
+      help: "Prefill steps of divided requests, per attempt: handed over, nothing (computed, not handed over), unreachable, failed (5xx), refused (4xx), timeout, client-gone.",
+      labelNames: ["result"],
+      registers,
+    });
+    this.#prefillSeconds = new Histogram({
+      name: "kvatlas_router_prefill_step_seconds",
+      help: "Prefill steps that were handed over, from the request sent to the end of its answer.",
+      buckets: [...buckets.requestSeconds],
+      registers,
+    });
     new Gauge({
       name: "kvatlas_router_queued_requests",
       help: "Requests that wait for their turn in the router.",
@@ -189,6 +211,7 @@ export class RouterMetrics {
     const { timings } = decision;
     this.#decisions.inc({ mode: decision.mode, reason: decision.reason });
     this.#decisionSeconds.observe(timings.totalMs / 1_000);
+    if (decision.division !== undefined) this.#divisions.inc({ outcome: decision.division.outcome });
     if (timings.tokenizeMs !== null) this.#stepSeconds.observe({ step: "tokenize" }, timings.tokenizeMs / 1_000);
     if (timings.keysMs !== null) this.#stepSeconds.observe({ step: "keys" }, timings.keysMs / 1_000);
     if (timings.lookupMs !== null) this.#stepSeconds.observe({ step: "lookup" }, timings.lookupMs / 1_000);
@@ -219,6 +242,11 @@ export class RouterMetrics {
 
   retried(why: RetryReason): void {
     this.#retries.inc({ why });
+  }
+
+  prefilled(result: PrefillResult, ms: number): void {
+    this.#prefills.inc({ result });
+    if (result === "handed") this.#prefillSeconds.observe(ms / 1_000);
   }
 
   shed(why: ShedReason, priority: Priority): void {

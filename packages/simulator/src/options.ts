@@ -215,7 +215,7 @@ function checkBounds(options: ResolvedOptions, capacityTokens: number): void {
   checkNumber(options, "hostLoadTokensPerSecond", 1, 1e12, false);
   checkNumber(options, "kvTransferMs", 0, 60_000, false);
   checkNumber(options, "kvTransferTokensPerSecond", 1, 1e12, false);
-  checkNumber(options, "kvTransferTtlMs", 1, 86_400_000, false);
+  checkNumber(options, "kvTransferTtlMs", 0, 86_400_000, false);
   checkNumber(options, "speed", 0.001, 1e9, false);
   if (options.model === "") throw new KvatlasError("KVATLAS_CONFIG_INVALID", "simulator option model: got an empty name.");
 }

@@ -4,12 +4,17 @@ import type { Decision } from "../routing/decision.ts";
 import { decisionHeader } from "../routing/explain.ts";
 import { matchedBy } from "./sent-request.ts";
 
-/** What the router adds to an answer, as a flat list of names and values. */
+/**
+ * What the router adds to an answer, as a flat list of names and values.
+ *
+ * @param prefill - the endpoint that has computed the prompt, where it is another one
+ */
 export function ownHeaders(
   config: Pick<RouterConfig, "decisionHeader" | "responseHeaders">,
   requestId: string,
   decision: Decision,
   endpoint: FleetEndpoint,
+  prefill: FleetEndpoint | null = null,
 ): readonly string[] {
   const always = ["x-request-id", requestId, ...(config.decisionHeader ? ["x-kvatlas-decision", decisionHeader(decision)] : [])];
   if (!config.responseHeaders) return always;
@@ -21,5 +26,6 @@ export function ownHeaders(
     String(matchedBy(decision, endpoint)),
     "x-kvatlas-mode",
     decision.mode,
+    ...(prefill === null ? [] : ["x-kvatlas-prefill-endpoint", prefill.id]),
   ];
 }

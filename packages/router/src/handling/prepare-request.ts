@@ -96,7 +96,7 @@ export function createPrepareRequest(deps: PrepareDeps, config: Pick<RouterConfi
     const encoder = deps.encoders.get(route.pool.config.name) ?? null;
     const forwarded = forwardedIds(route.pool.config, request, encoder);
     const input = { request, route, fleet, encoder: forwarded?.encoder ?? encoder, session, requestId };
-    const decision = await (options.decide?.(input) ?? deps.decider.decide(input));
+    const decision = await (options.decide?.(input) ?? deps.decider.decide({ ...input, mayDivide: true }));
     if (decision.mode === "precise") {
       const { endpoint, matchedBlocks, blocks } = decision;
       deps.logger.info(

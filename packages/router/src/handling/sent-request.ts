@@ -17,16 +17,19 @@ export function matchedBy(decision: Decision, endpoint: FleetEndpoint): number {
  * Enters a request into the ledger of the endpoint that it is sent to, and keeps what is remembered of it true.
  *
  * @param bodyBytes - stands in for the tokens where the prompt was not tokenized
+ * @param isPrefilled - another endpoint has computed the prompt
  */
 export function beginAt(
   inflight: Pick<InflightTracker, "begin">,
   decision: Decision,
   endpoint: FleetEndpoint,
   bodyBytes: number,
+  isPrefilled = false,
 ): InflightEntry {
   const promptTokens = decision.promptTokens ?? Math.min(maxGuessedTokens, Math.ceil(bodyBytes / bytesPerToken));
   decision.placement?.sentTo(endpoint);
-  return placing(decision.placement, inflight.begin(endpoint.id, promptTokens - matchedBy(decision, endpoint), promptTokens));
+  const prefillTokens = isPrefilled ? 0 : promptTokens - matchedBy(decision, endpoint);
+  return placing(decision.placement, inflight.begin(endpoint.id, prefillTokens, promptTokens));
 }
 
 /** An attempt that ends without a first byte has left nothing in the endpoint's cache. */

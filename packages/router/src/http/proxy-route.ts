@@ -2,6 +2,8 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Clock } from "@kvatlas/shared/clock";
 import type { RouterConfig } from "@kvatlas/shared/config/schema";
 import type { Logger } from "@kvatlas/shared/logger";
+import { DecodeStep } from "../disaggregation/decode-step.ts";
+import { type HandedOver, handOver, prefillFields } from "../disaggregation/hand-over.ts";
 import type { InflightEntry, InflightTracker } from "../fleet/inflight-tracker.ts";
 import { ownHeaders } from "../handling/own-headers.ts";
 import { createPrepareRequest, type PrepareDeps, type PreparedRequest, type Progress } from "../handling/prepare-request.ts";
@@ -45,6 +47,7 @@ export function createProxyRoute(deps: ProxyRouteDeps, config: RouterConfig) {
     const progress: Progress = { model: null, permit: null };
     let body: HeldBody | null = null;
     let decision: Decision | null = null;
+    let arrived: (() => void) | null = null;
     try {
       body = await readBody(request, deps.bodies);
       if (body === null) {
@@ -58,14 +61,21 @@ export function createProxyRoute(deps: ProxyRouteDeps, config: RouterConfig) {
       }
       const { resolved } = prepared;
       decision = prepared.decision;
+      let handed = decision.division?.outcome === "divided" ? await prefill(incoming, prepared) : null;
+      const steps = handed === null ? {} : prefillFields(handed);
+      const isHanded = handed?.prefill != null;
+      arrived = handed?.arrived ?? null;
       const beforeSendMs = deps.clock.monotonic() - startedAt;
-      const sending = send(incoming, body, prepared);
+      const sending = send(incoming, body, prepared, handed);
       // The bytes are large, and must not live for as long as the answer takes.
       prepared = null;
+      handed = null;
       const result = await sending;
       // What was refused was not computed.
       if (result.status === null || result.status >= 400) decision.placement?.failed();
-      else if (result.outcome === "completed") deps.quality.answered(decision, result.endpoint.id, cachedTokensIn(result.lastPieces));
+      // What was handed over counts as cached where it is decoded.
+      else if (result.outcome === "completed" && !isHanded)
+        deps.quality.answered(decision, result.endpoint.id, cachedTokensIn(result.lastPieces));
       const totalMs = deps.clock.monotonic() - startedAt;
       const firstByteMs = result.firstByteMs === null ? null : beforeSendMs + result.firstByteMs;
       if (firstByteMs !== null) deps.metrics.firstByte(decision.mode, firstByteMs);
@@ -78,6 +88,7 @@ export function createProxyRoute(deps: ProxyRouteDeps, config: RouterConfig) {
           ...(tenant === null ? {} : { tenant }),
           path,
           ...logFieldsOf(decision),
+          ...steps,
           endpoint: result.endpoint.id,
           status: result.status,
           outcome: result.outcome,
@@ -90,26 +101,52 @@ export function createProxyRoute(deps: ProxyRouteDeps, config: RouterConfig) {
     } catch (error) {
       refuse(incoming, { model: progress.model, decision, startedAt }, error);
     } finally {
+      arrived?.();
       body?.release();
       progress.permit?.release();
     }
   };
 
-  function send({ request, response, requestId }: Incoming, held: HeldBody, prepared: PreparedRequest): Promise<ForwardResult> {
+  /** The first step of a request that is divided. */
+  function prefill({ request, response, requestId }: Incoming, { bytes, decision }: PreparedRequest): Promise<HandedOver> {
+    return handOver(
+      {
+        ...deps,
+        onPrefill: (result, ms) => deps.metrics.prefilled(result, ms),
+        onCached: (endpoint, cachedTokens) =>
+          deps.quality.answered({ ...decision, ranking: decision.division?.prefill ?? [] }, endpoint.id, cachedTokens),
+      },
+      { prefillTimeoutMs: config.disaggregation.prefillTimeoutMs, maxAttempts: config.maxAttempts },
+      { request, response, requestId, decision, body: bytes },
+    );
+  }
+
+  function send(
+    { request, response, requestId }: Incoming,
+    held: HeldBody,
+    prepared: PreparedRequest,
+    handed: HandedOver | null,
+  ): Promise<ForwardResult> {
     const { bytes, resolved, decision } = prepared;
     const { alias, target } = resolved;
     const { length } = bytes;
+    const step = handed === null ? null : new DecodeStep(handed, bytes);
+    const handedOver = handed?.arrived;
     const input: ForwardInput = {
       request,
       response,
       requestId,
       answerModel: resolved.restoreInAnswers && alias !== null && target !== null ? { from: target, to: alias } : null,
       endpoints: decision.ranking.map((ranked) => ranked.endpoint),
-      begin: (endpoint) => releasing(held, beginAt(deps.inflight, decision, endpoint, length)),
-      ownHeaders: (endpoint) => ownHeaders(config, requestId, decision, endpoint),
+      begin: (endpoint) => {
+        handedOver?.();
+        return releasing(held, step, beginAt(deps.inflight, decision, endpoint, length, step?.prefill != null));
+      },
+      ownHeaders: (endpoint) => ownHeaders(config, requestId, decision, endpoint, step?.prefill),
       onRetry: (why) => deps.metrics.retried(why),
+      ...step?.forwarding,
     };
-    return forward(deps, config, input, length === 0 ? null : bytes);
+    return forward(deps, config, input, length === 0 ? null : step === null ? bytes : step.firstBody());
   }
 
   function refuse(
@@ -138,10 +175,11 @@ export function createProxyRoute(deps: ProxyRouteDeps, config: RouterConfig) {
 }
 
 /** The body is let go of with the first byte of the answer: no other attempt will need it. */
-function releasing(held: HeldBody, entry: InflightEntry): InflightEntry {
+function releasing(held: HeldBody, step: DecodeStep | null, entry: InflightEntry): InflightEntry {
   return {
     firstByte: () => {
       held.release();
+      step?.begun();
       entry.firstByte();
     },
     produced: entry.produced,

@@ -39,7 +39,7 @@ export async function answerRoute(
     const fleet = deps.fleet.snapshot;
     const route = routeOrThrow(fleet, parsed);
     const encoder = deps.encoders.get(route.pool.config.name) ?? null;
-    const decision = await deps.decider.decide({ request: parsed, route, fleet, encoder, dryRun: true, requestId });
+    const decision = await deps.decider.decide({ request: parsed, route, fleet, encoder, dryRun: true, mayDivide: true, requestId });
     answerJson(response, 200, explainDecision(decision, parsed.model ?? route.pool.config.model), { "x-request-id": requestId });
   } finally {
     body.release();

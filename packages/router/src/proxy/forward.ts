@@ -43,6 +43,10 @@ export interface ForwardInput {
   readonly ownHeaders: (endpoint: FleetEndpoint) => readonly string[];
   /** A retry begins, or is not made because there have been too many; `why` is a bounded set. */
   readonly onRetry: (why: RetryReason) => void;
+  /** Body of the attempts after one that failed so; null: the same again. @defaultValue the same */
+  readonly bodyAfter?: (why: RetryReason) => Buffer | null;
+  /** Answers for which another endpoint is tried. @defaultValue 503 */
+  readonly isRetried?: (status: number) => boolean;
 }
 
 export type RetryReason = "connect" | "cut" | "unavailable" | "over-budget";
@@ -74,7 +78,7 @@ const flushMs = 2_000;
  * Forwards a request and streams the answer back: bytes as they are, in the pieces in which they come, with back-pressure in both directions.
  *
  * Another endpoint is tried only while the client has not seen a byte: when no connection comes about, when the connection breaks, and when the
- * replica answers 503. The client leaving closes the connection to the replica at once, in every phase.
+ * replica answers 503 (or what `isRetried` says). The client leaving closes the connection to the replica at once, in every phase.
  *
  * @param body - let go of as soon as no other attempt can need it
  * @throws HttpError 502, 503, 504 when there is no answer to pass on
@@ -140,8 +144,8 @@ class Forwarding implements AttemptListener {
   onHead(status: number, statusText: string, rawHeaders: readonly Buffer[]): boolean {
     const endpoint = this.#endpoint;
     if (endpoint === null) return true;
-    if (status === 503 && this.#mayRetry()) {
-      this.#retry("unavailable", new Error("503"));
+    if ((this.#input.isRetried?.(status) ?? status === 503) && this.#mayRetry()) {
+      this.#retry("unavailable", new Error(String(status)));
       return true;
     }
     this.#status = status;
@@ -266,6 +270,7 @@ class Forwarding implements AttemptListener {
     this.#answerModel = null;
     this.#status = null;
     this.#input.onRetry(why);
+    this.#body = this.#input.bodyAfter?.(why) ?? this.#body;
     this.#next();
   }
 

@@ -1,5 +1,6 @@
 import { isUtf8 } from "node:buffer";
 import { type JsonValue, LosslessJsonError, parseLosslessJson } from "@kvatlas/shared/tokenization/lossless-json";
+import { isDivisible } from "../disaggregation/divisible.ts";
 import { jsonText } from "./json-text.ts";
 import { messagesToChat } from "./messages-to-chat.ts";
 import { HttpError } from "./openai-error.ts";
@@ -26,6 +27,8 @@ export interface ParsedRequest {
   readonly prompt: PromptSource;
   /** Goes into the block keys of the first block (vLLM 0.9+). */
   readonly cacheSalt: string | null;
+  /** Prompt and answer can be computed on different replicas, see `isDivisible`. @defaultValue false */
+  readonly isDivisible?: boolean;
   /** The body as text, for encoders: number forms and key order count. */
   readonly bodyText: string;
   /** Text of the prompt, see `promptTextOf`; absent where the body is not JSON. */
@@ -127,6 +130,7 @@ function describe(json: Json, bodyText: string, kind: RequestKind | null): Parse
     stream: json.stream === true,
     prompt: promptOf(json, bodyText, kind),
     cacheSalt: typeof json.cache_salt === "string" && json.cache_salt !== "" ? json.cache_salt : null,
+    ...((kind === "chat" || kind === "completion") && isDivisible(kind, json) ? { isDivisible: true } : {}),
     bodyText,
     promptText: () => promptTextOf(json),
   };

@@ -1,4 +1,5 @@
 import type { Logger } from "@kvatlas/shared/logger";
+import { answersRequests, prefillsForOthers } from "@kvatlas/shared/registry/engine-role";
 import { within } from "../deadline.ts";
 import type { FleetEndpoint } from "../fleet/fleet.ts";
 import type { InflightTracker } from "../fleet/inflight-tracker.ts";
@@ -49,12 +50,31 @@ export class Contest {
   }
 
   /** @throws HttpError 503 nobody can take requests */
-  candidates({ input, isDryRun }: RequestWork, load: FleetLoad, residency: Residency): readonly Candidate[] {
+  candidates(work: RequestWork, load: FleetLoad, residency: Residency): readonly Candidate[] {
+    const { endpoints } = work.input.route;
+    work.load = load;
+    const answering = endpoints.filter(({ role }) => answersRequests(role));
+    const candidates = this.#among(answering, work, load, residency);
+    if (candidates.length === 0) throw new HttpError(503, whyNone(endpoints), { retryAfterSeconds: 1 });
+    return candidates;
+  }
+
+  /** Who can compute a prompt for another endpoint, as far as the candidates for the answer have been asked for before; may be empty. */
+  prefillCandidates(work: RequestWork, residency: Residency): readonly Candidate[] {
+    const endpoints = work.input.route.endpoints.filter(({ role }) => prefillsForOthers(role));
+    return this.#among(endpoints, work, work.load ?? this.#deps.loads.last, residency);
+  }
+
+  #among(
+    among: readonly FleetEndpoint[],
+    { isDryRun }: Pick<RequestWork, "isDryRun">,
+    load: FleetLoad,
+    residency: Residency,
+  ): readonly Candidate[] {
     const { loads, inflight, ejection } = this.#deps;
     const isSleeping = (endpoint: FleetEndpoint) => loads.isSleeping(load, endpoint.id);
     const isEjected = (endpoint: FleetEndpoint) => !isDryRun && ejection.isEjected(endpoint.id);
-    const endpoints = eligibleEndpoints({ endpoints: input.route.endpoints, isSleeping, isEjected });
-    if (endpoints.length === 0) throw new HttpError(503, whyNone(input.route.endpoints), { retryAfterSeconds: 1 });
+    const endpoints = eligibleEndpoints({ endpoints: among, isSleeping, isEjected });
     return endpoints.map((endpoint) => ({
       endpoint,
       matchedTokens: residency.matches.get(endpoint.id)?.tokens ?? 0,
@@ -64,7 +84,13 @@ export class Contest {
   }
 
   /** @param promptTokens - 0 leaves load alone */
-  rank({ input }: RequestWork, candidates: readonly Candidate[], promptTokens: number, tieKey: string): readonly Ranked[] {
-    return this.#deps.policy.rank(candidates, { promptTokens, tieKey, lora: input.route.lora, session: input.session ?? null });
+  rank(
+    { input }: RequestWork,
+    candidates: readonly Candidate[],
+    promptTokens: number,
+    tieKey: string,
+    policy: Policy = this.#deps.policy,
+  ): readonly Ranked[] {
+    return policy.rank(candidates, { promptTokens, tieKey, lora: input.route.lora, session: input.session ?? null });
   }
 }

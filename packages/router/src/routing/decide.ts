@@ -7,6 +7,8 @@ import type { RoutingHistory } from "@kvatlas/shared/routing-history/routing-his
 import { CacheFloors } from "../estimation/cache-floors.ts";
 import { PrefixEstimator } from "../estimation/prefix-estimator.ts";
 import { RoutingMemory, type RoutingMemoryDeps } from "../estimation/routing-memory.ts";
+import { Divider } from "../disaggregation/divider.ts";
+import type { Division } from "../disaggregation/division.ts";
 import { HttpError } from "../request/openai-error.ts";
 import { Speculation } from "../speculation/speculation.ts";
 import { Contest, type ContestDeps } from "./contest.ts";
@@ -18,6 +20,7 @@ import { createLoadMode } from "./modes/load-mode.ts";
 import { hasGivenUp, type Mode, type Ruling } from "./modes/mode.ts";
 import { createOffMode } from "./modes/off-mode.ts";
 import { PreciseMode } from "./modes/precise-mode.ts";
+import { createPolicy } from "./policies/create-policy.ts";
 import type { OffPolicySources } from "./off-policy.ts";
 import { Placement } from "./placement.ts";
 import type { PromptKeys } from "./prompt-keys.ts";
@@ -53,6 +56,7 @@ export interface DeciderOptions {
 export class Decider {
   readonly #deps: DeciderDeps;
   readonly #options: DeciderOptions;
+  readonly #divider: Divider;
   readonly #modes: Readonly<Record<"precise" | "estimated" | "off" | "load", readonly Mode[]>>;
 
   constructor(deps: DeciderDeps, options: DeciderOptions) {
@@ -63,6 +67,8 @@ export class Decider {
     const history = deps.history ?? new MemoryRoutingHistory({ clock });
     const memory = new RoutingMemory({ history, clock, logger, onWritten: deps.onShared ?? (() => {}) });
     const contest = new Contest(deps, { routerId, lookupTimeoutMs: config.lookupTimeoutMs });
+    const transferPolicy = createPolicy({ ...config, missFactor: config.disaggregation.transferFactor });
+    this.#divider = new Divider({ contest, transferPolicy }, config.disaggregation);
     const estimator = new PrefixEstimator({ memory, floors: deps.floors ?? new CacheFloors() }, config);
     const speculation = new Speculation(memory, config);
     const precise = new PreciseMode({ ...deps, contest, estimator, speculation, gate: new LookupGate(clock) }, config);
@@ -81,7 +87,8 @@ export class Decider {
     const work = new RequestWork(input, clock, logger, this.#options.config);
     if (input.byLoad !== undefined) work.giveUp({ reason: input.byLoad });
     const ruling = await this.#rule(work, this.#modes[input.byLoad === undefined ? modeOfPool(input.route.pool.config) : "load"]);
-    const decision = decisionOf(work, ruling);
+    const divided = input.mayDivide === true ? this.#divider.divide(work, ruling) : null;
+    const decision = decisionOf(work, divided?.ruling ?? ruling, divided?.division ?? null);
     if (!work.isDryRun) onDecided(decision);
     return decision;
   }
@@ -110,7 +117,7 @@ export function modeOfPool(pool: Pick<PoolConfig, "prefixCache">): "precise" | "
   }
 }
 
-function decisionOf(work: RequestWork, { mode, reason, ranking, residency }: Ruling): Decision {
+function decisionOf(work: RequestWork, { mode, reason, ranking, residency }: Ruling, division: Division | null): Decision {
   const [picked] = ranking;
   if (picked === undefined) throw new HttpError(503, whyNone(work.input.route.endpoints), { retryAfterSeconds: 1 });
   // At once, in the same turn as the ranking: the next request of a burst is to know of this one.
@@ -126,6 +133,7 @@ function decisionOf(work: RequestWork, { mode, reason, ranking, residency }: Rul
     matchedBlocks: residency.matches.get(picked.endpoint.id)?.blocks ?? 0,
     ranking,
     timings: work.timings,
+    ...(division === null ? {} : { division }),
     ...(placement === null ? {} : { placement }),
   };
 }

@@ -1,3 +1,4 @@
+import type { Division } from "../disaggregation/division.ts";
 import type { FleetEndpoint } from "../fleet/fleet.ts";
 import type { Ranked } from "./candidate.ts";
 import type { Placement } from "./placement.ts";
@@ -65,6 +66,8 @@ export interface Decision {
   /** Best first; the picked endpoint is the first. */
   readonly ranking: readonly Ranked[];
   readonly timings: DecisionTimings;
+  /** Whether prompt and answer are computed on different replicas, and where; absent where requests are not divided. */
+  readonly division?: Division;
   /** To be told what becomes of the request; absent for dry runs and where nothing is remembered. */
   readonly placement?: Placement;
 }

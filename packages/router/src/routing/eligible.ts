@@ -1,3 +1,4 @@
+import { answersRequests } from "@kvatlas/shared/registry/engine-role";
 import type { FleetEndpoint } from "../fleet/fleet.ts";
 import { isAwake, isReady, isTrusted } from "./filters.ts";
 
@@ -24,6 +25,8 @@ export function eligibleEndpoints(input: EligibilityInput): readonly FleetEndpoi
 /** Why there is no endpoint, as a sentence. */
 export function whyNone(endpoints: readonly FleetEndpoint[]): string {
   if (endpoints.length === 0) return "no replica is known for this model.";
+  if (!endpoints.some(({ role }) => answersRequests(role)))
+    return "all replicas of this model are helpers (prefill or encode): none of them answers.";
   return endpoints.length === 1
     ? "the only replica of this model is asleep."
     : `all ${endpoints.length} replicas of this model are asleep.`;

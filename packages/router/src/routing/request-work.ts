@@ -24,6 +24,8 @@ export interface DecideInput {
   readonly dryRun?: boolean;
   /** Load is to decide, whatever the pool's mode, and this is why. */
   readonly byLoad?: DecisionReason;
+  /** Whoever asks can let one endpoint compute the prompt and another one the answer. @defaultValue false */
+  readonly mayDivide?: boolean;
   readonly requestId?: string;
   /** What the client names its session. */
   readonly session?: string | null;

@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { hashAlgorithms } from "../hashing/key-scheme.ts";
+import { disaggregationSchema } from "./disaggregation-schema.ts";
 import { kubernetesEndpointsSchema, kubernetesSchema } from "./kubernetes-schema.ts";
 import { accessSchema, modelRouteSchema, overloadSchema, retryBudgetSchema, upstreamSchema } from "./proxy-schema.ts";
 import { tokenizerSchema } from "./tokenizer-schema.ts";
@@ -296,6 +297,7 @@ export const extProcSchema = z.strictObject({
   models: z.array(modelRouteSchema).default([]).describe("Names of models besides those of the pools: aliases, rewrites, splits."),
   access: accessSchema.prefault({}).describe("API keys of clients."),
   upstream: upstreamSchema.prefault({}).describe("What the router is to replicas."),
+  disaggregation: disaggregationSchema.prefault({}).describe("Prefill and decoding on different replicas, in pools that have both (role)."),
   overload: overloadSchema.prefault({}).describe("What happens when there is too much; off unless enabled."),
   responseHeaders: z.boolean().default(true).describe("Send x-kvatlas-endpoint, x-kvatlas-matched-tokens and x-kvatlas-mode."),
   decisionHeader: z
