@@ -44,10 +44,15 @@ export function createRedisRoutingHistory(deps: RedisRoutingHistoryDeps, options
 
   /** Positions of a slice count from its first key. */
   async function readSlices(
-    slices: readonly { readonly prefix: string; readonly packed: string }[],
+    slices: readonly { readonly n: number; readonly prefix: string; readonly packed: string }[],
     { sinceMs, form, signal }: RoutedLookup,
   ): Promise<readonly ReadonlyMap<EndpointId, RoutedMatch>[]> {
-    const calls = slices.map(({ prefix, packed }) => ({ keys: [prefix + packed.slice(0, 16)], args: [prefix, packed, sinceMs, form] }));
+    // The first key of a later slice need not be marked.
+    const formOf = (n: number) => (form === "sparse" && n > 0 ? "scattered" : form);
+    const calls = slices.map(({ n, prefix, packed }) => ({
+      keys: [prefix + packed.slice(0, 16)],
+      args: [prefix, packed, sinceMs, formOf(n)],
+    }));
     return (await runScript(connection, read, calls, signal)).map(matchesIn);
   }
 

@@ -36,6 +36,16 @@ export function routingHistoryContract(create: () => Promise<RoutingHistory>): v
       expect(plain(found)).toEqual([{ [a]: { position: 9, at: 5 } }]);
     });
 
+    it("finds the last mark of every endpoint where only some keys after the first are marked", async () => {
+      const history = await create();
+      const { keys } = chainOf(0, 40);
+      const some = (...positions: number[]): RoutedChain => ({ scope, keys: keys.filter((_, i) => positions.includes(i)) });
+      await history.record([{ chain: some(0, 1, 2, 3), endpoint: a, at: 7 }], minute);
+      await history.record([{ chain: some(0, 20, 30), endpoint: b, at: 8 }], minute);
+      const expected = { [a]: { position: 3, at: 7 }, [b]: { position: 30, at: 8 } };
+      expect(plain(await history.lookup([{ scope, keys }], { sinceMs: 0, form: "sparse" }))).toEqual([expected]);
+    });
+
     it("keeps the latest moment and leaves out what is too old", async () => {
       const history = await create();
       const chain = chainOf(0, 5);

@@ -34,8 +34,8 @@ export interface RoutedLookup {
   /** Routings before this moment do not count, ms since the epoch. */
   readonly sinceMs: number;
   /**
-   * `whole`: chains are recorded from their first key on, so that the end of each endpoint's part can be found by halving. `sparse`: they may be recorded
-   * from a later key on, so every key is read; for few keys.
+   * `whole`: chains are recorded from their first key on, so that the end of each endpoint's part can be found by halving. `sparse`: they are recorded at
+   * their first key and at some of the others, so keys are read from the end; for few keys.
    */
   readonly form: "whole" | "sparse";
   readonly signal?: AbortSignal;
