@@ -1,11 +1,12 @@
 import { createIngester, type Ingester } from "@kvatlas/ingester/app";
+import { openKubeAccess } from "@kvatlas/ingester/discovery/kubernetes/kube-access";
 import { createRouter, type Router } from "@kvatlas/router/app";
 import { type Backend, createMemoryBackend, createRedisBackend } from "@kvatlas/shared/backend";
 import { configSchema } from "@kvatlas/shared/config/schema";
 import { silentLogger } from "@kvatlas/shared/logger";
 import { createMetricsRegistry } from "@kvatlas/shared/metrics";
 import { createSimulator, type Simulator } from "@kvatlas/simulator/app";
-import { afterEach, describe, expect, it } from "vitest";
+import { afterEach, beforeAll, describe, expect, it } from "vitest";
 import { eventually } from "../support/eventually.ts";
 import { freePortRange } from "../support/free-ports.ts";
 import { inferencePool, KubeApiServer, pod, podsResource, poolResource } from "../support/kube-api-server.ts";
@@ -16,6 +17,13 @@ type PodSettings = NonNullable<NonNullable<(typeof configSchema)["_zod"]["input"
 const model = "sim";
 const closers: (() => Promise<unknown>)[] = [];
 
+// The client's library is large: on a busy machine loading it takes longer than what is waited for below.
+beforeAll(async () => {
+  const api = new KubeApiServer();
+  await api.start();
+  await openKubeAccess({ kubeconfig: (await api.kubeconfig()).path, context: null });
+  await api.close();
+}, 120_000);
 afterEach(async () => {
   for (const close of closers.splice(0).reverse()) await close();
 });

@@ -84,6 +84,11 @@ export class KubeApiServer {
     return this.#watchers.size;
   }
 
+  /** Of the watches that run, to write to by hand. */
+  responses(): readonly ServerResponse[] {
+    return [...this.#watchers].map(({ response }) => response);
+  }
+
   /** A kubeconfig for this server; with a token, the file `token` beside it is read. */
   async kubeconfig(namespace = "default"): Promise<{ readonly path: string; writeToken(token: string): Promise<void> }> {
     this.#files ??= await mkdtemp(join(tmpdir(), "kvatlas-kube-"));
@@ -149,7 +154,9 @@ export class KubeApiServer {
 
   /** All watches end: in good order, in the middle of a line, or by an event that says why. */
   endWatches(how: "orderly" | "mid-line" | "gone" | "internal-error"): void {
-    for (const { response } of [...this.#watchers]) {
+    for (const watcher of [...this.#watchers]) {
+      const { response } = watcher;
+      this.#watchers.delete(watcher);
       if (how === "mid-line") {
         response.write('{"type":"ADDED","object":{"metadata":{"na');
         response.socket?.destroy();
