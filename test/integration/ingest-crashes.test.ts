@@ -1,5 +1,6 @@
 import { createIngesterMetrics } from "@kvatlas/ingester/metrics";
 import { EndpointSession } from "@kvatlas/ingester/pipeline/endpoint-session";
+import { FleetSchemes } from "@kvatlas/ingester/pipeline/fleet-schemes";
 import { FrameQueue } from "@kvatlas/ingester/subscriber/frame-queue";
 import { createRedisBackend } from "@kvatlas/shared/backend";
 import { systemClock } from "@kvatlas/shared/clock";
@@ -63,6 +64,7 @@ async function nextOwner(store: TestStore, publisher: TestPublisher): Promise<En
       clock: systemClock,
       logger: silentLogger,
       metrics: createIngesterMetrics(createMetricsRegistry("ingester", { processMetrics: false })),
+      schemes: new FleetSchemes({ registry: store.registry, clock: systemClock }),
       replayAddress: async () => publisher.replay,
     },
     config.ingester,

@@ -44,6 +44,7 @@ import { onNews } from "./on-news.ts";
 import { createEndpointTenure, type EndpointTenure } from "./ownership/endpoint-tenure.ts";
 import { Ownership } from "./ownership/ownership.ts";
 import { PacedWarning } from "./paced-warning.ts";
+import { FleetSchemes } from "./pipeline/fleet-schemes.ts";
 import { schemeDifferences } from "./pipeline/scheme-differences.ts";
 import { BindRouter } from "./subscriber/bind-router.ts";
 import { FrameQueue } from "./subscriber/frame-queue.ts";
@@ -117,6 +118,7 @@ export function createIngester(deps: IngesterDeps, config: KvatlasConfig, option
   const engine = createEngineClient(agent);
   const scraper = new LoadScraper({ engine, registry, clock, logger, metrics }, { intervalMs: settings.scrapeIntervalMs });
   const locator = createSourceLocator({ engine, clock });
+  const schemes = new FleetSchemes({ registry, clock });
   const dynamic = new DynamicTargets(config.pools, settings);
   const tenures = new Map<EndpointId, EndpointTenure>();
 
@@ -143,7 +145,7 @@ export function createIngester(deps: IngesterDeps, config: KvatlasConfig, option
         const dialsUs = target.events === null && target.seeksEvents !== true;
         const queue = dialsUs ? router.queueOf(target.endpoint) : new FrameQueue(settings.maxQueuedBytes);
         const onRank = (rank: ReplicaTarget) => ownership.adopt(rank);
-        const tenure = createEndpointTenure({ index, registry, scraper, clock, logger, metrics, locator, onRank }, settings, {
+        const tenure = createEndpointTenure({ index, registry, scraper, clock, logger, metrics, locator, schemes, onRank }, settings, {
           target,
           lease,
           stored,

@@ -4,7 +4,7 @@ import { Counter, Gauge, Histogram, type Registry } from "prom-client";
 /** Why events were lost or had to be fetched again. */
 export type GapCause = "live" | "overflow" | "reconnect" | "behind" | "takeover" | "audit" | "quiet";
 export type LostCause = "no replay" | "replay silent" | "rolled";
-export type ResetCause = "gap" | "restart" | "cleared" | "audit" | "asleep" | "recovered" | "two publishers" | "reuse reports";
+export type ResetCause = "gap" | "restart" | "cleared" | "audit" | "asleep" | "recovered" | "two publishers" | "reuse reports" | "scheme";
 
 /**
  * Metrics of one ingester, in a registry of its own. Label values are bounded: causes and kinds are closed lists, and `endpoint` series are

@@ -9,6 +9,7 @@ import type { IngesterMetrics } from "../metrics.ts";
 import { PacedWarning } from "../paced-warning.ts";
 import type { FindingName } from "../pipeline/endpoint-profile.ts";
 import { EndpointSession } from "../pipeline/endpoint-session.ts";
+import type { FleetSchemes } from "../pipeline/fleet-schemes.ts";
 import type { FrameQueue } from "../subscriber/frame-queue.ts";
 import { type SourceLocator, sourceOfRank } from "../subscriber/source-locator.ts";
 import { createZmqSubscriber, type EventSubscriber } from "../subscriber/zmq-subscriber.ts";
@@ -22,6 +23,7 @@ export interface EndpointTenureDeps {
   readonly logger: Logger;
   readonly metrics: IngesterMetrics;
   readonly locator: SourceLocator;
+  readonly schemes: FleetSchemes;
   /** A replica has told of a further data-parallel rank. */
   readonly onRank: (target: ReplicaTarget) => void;
 }

@@ -10,6 +10,7 @@ import type { GapCause, IngesterMetrics } from "../metrics.ts";
 import type { FrameQueue } from "../subscriber/frame-queue.ts";
 import { EndpointProfile, type FindingName } from "./endpoint-profile.ts";
 import { EventApplier } from "./event-applier.ts";
+import type { FleetSchemes } from "./fleet-schemes.ts";
 import { LagMeter } from "./lag-meter.ts";
 import { LiveStream } from "./live-stream.ts";
 import { ProcessStartWatch } from "./process-start-watch.ts";
@@ -26,6 +27,7 @@ export interface EndpointSessionDeps {
   readonly clock: Clock;
   readonly logger: Logger;
   readonly metrics: IngesterMetrics;
+  readonly schemes: FleetSchemes;
   /** Where the replica answers replays, asked before each one; null: nowhere. */
   readonly replayAddress: (signal: AbortSignal) => Promise<string | null>;
 }
@@ -84,6 +86,8 @@ export class EndpointSession {
   #catchUpDue: GapCause | null = null;
   /** What the engine's counters of work said last. */
   #progress: string | null = null;
+  /** Batches wait for the key scheme: others may know it by now. */
+  #schemeDue = false;
   #restartDue: string | null = null;
   #rebuildDue: RebuildCause | null = null;
   /** Monotonic ms at which the engine was seen with its cache thrown away: what was received before is to be forgotten. */
@@ -106,6 +110,7 @@ export class EndpointSession {
         signal: this.#abort.signal,
         onFailure: () => this.#wakeUp.notify(),
         onReuseReports: () => this.#rebuild("reuse reports"),
+        onSchemeContradicted: () => this.#rebuild("scheme"),
       },
       owned,
     );
@@ -224,6 +229,10 @@ export class EndpointSession {
     if (!this.#twins.isSuspected) this.#profile.find("two-publishers", null);
     metrics.showFindings(this.target.endpoint, this.#profile.findingNames);
     this.#applier.noteProgress();
+    if (this.#applier.isWaitingForScheme) {
+      this.#schemeDue = true;
+      this.#wakeUp.notify();
+    }
     try {
       await this.#applier.describe();
     } catch (error) {
@@ -323,6 +332,10 @@ export class EndpointSession {
       this.#catchUpDue = null;
       await this.#recovery.catchUp(cause);
       this.#isCaughtUp = true;
+      this.#schemeDue = this.#applier.isWaitingForScheme;
+    } else if (this.#schemeDue) {
+      this.#schemeDue = false;
+      await this.#applier.assumeScheme();
     } else if (queue.length > 0) {
       const frame = queue.shift();
       if (frame === undefined) return;

@@ -2,7 +2,7 @@ import type { Clock } from "@kvatlas/shared/clock";
 import { isKvatlasError, KvatlasError } from "@kvatlas/shared/errors";
 import type { BlockStored, EventBatch, KvEvent, WireForm } from "@kvatlas/shared/events/events";
 import { decodeEventBatch } from "@kvatlas/shared/events/vllm-decoder";
-import { scopeIdOf } from "@kvatlas/shared/hashing/key-scheme";
+import { sameScheme, scopeIdOf } from "@kvatlas/shared/hashing/key-scheme";
 import type { BlockIndex, IndexOp, IndexWriter } from "@kvatlas/shared/index/block-index";
 import type { Logger } from "@kvatlas/shared/logger";
 import type { EndpointRegistry, Lease } from "@kvatlas/shared/registry/endpoint-registry";
@@ -12,6 +12,7 @@ import type { IngesterMetrics, ResetCause } from "../metrics.ts";
 import type { BatchMark } from "../subscriber/sequence-tracker.ts";
 import { ContentTranslator } from "./content-translator.ts";
 import type { EndpointProfile } from "./endpoint-profile.ts";
+import type { FleetSchemes } from "./fleet-schemes.ts";
 import { GroupCatalog } from "./group-catalog.ts";
 import { HeldBatches } from "./held-batches.ts";
 import { IndexFeed } from "./index-feed.ts";
@@ -28,6 +29,7 @@ export interface EventApplierDeps {
   readonly logger: Logger;
   readonly metrics: IngesterMetrics;
   readonly profile: EndpointProfile;
+  readonly schemes: FleetSchemes;
 }
 
 export interface EventApplierOptions {
@@ -40,6 +42,8 @@ export interface EventApplierOptions {
   readonly onFailure: () => void;
   /** Stores that were counted as copies have turned out to be reports of reuse: what is in the index is to be built anew. */
   readonly onReuseReports: () => void;
+  /** The endpoint was taken for another than it is: what is in the index is to be built anew. */
+  readonly onSchemeContradicted: () => void;
 }
 
 const reuseFinding =
@@ -83,7 +87,7 @@ export class EventApplier {
     this.#target = owned.target;
     this.#lease = owned.lease;
     this.#groups = new GroupCatalog(deps.profile.groups);
-    this.#learner = new SchemeLearner({ clock: deps.clock, metrics: deps.metrics, profile: deps.profile }, owned.target);
+    this.#learner = new SchemeLearner(deps, owned.target);
     this.#held = new HeldBatches(options.maxHeldBytes);
     this.#skips = new SkipLog(deps);
     this.#reuse = new ReuseReports(deps.clock, owned.target.pool.prefixCache.reuseReports, deps.profile.reportsReuse);
@@ -137,6 +141,18 @@ export class EventApplier {
       this.#learner.adopt({ ...spec, extrasForm: profile.extrasForm, lookaheadTokens: profile.lookaheadTokens });
       this.#useKeys(spec);
     }
+  }
+
+  /** Batches are held because nothing says how the endpoint makes its keys. */
+  get isWaitingForScheme(): boolean {
+    return this.#translator === null && this.#held.length > 0;
+  }
+
+  /** Brings in what is held, where the endpoint's past, its pool or the configuration say how it makes its keys. */
+  async assumeScheme(): Promise<void> {
+    if (!this.isWaitingForScheme) return;
+    const assumed = await this.#stored(() => this.#learner.assume(this.#held.events()));
+    if (assumed !== null) await this.#openScope(assumed);
   }
 
   /**
@@ -223,6 +239,7 @@ export class EventApplier {
   /** Writes the changed part of the endpoint's record. */
   async describe(): Promise<void> {
     const { registry, clock, profile } = this.#deps;
+    this.#learner.share();
     const { meta, commit } = profile.changes();
     if (!(await this.#stored(() => registry.describe(this.#lease, meta, clock.now())))) throw this.#fenced();
     commit();
@@ -247,6 +264,14 @@ export class EventApplier {
     if (stored > 0) this.#deps.metrics.events.inc({ kind: "stored" }, stored);
     if (stored < events.length) this.#deps.metrics.events.inc({ kind: "removed" }, events.length - stored);
     if (groupsChanged) this.#deps.profile.groups = this.#groups.list();
+    if (this.#learner.isAssumed && stored > 0) {
+      const assumed = this.#learner.learned;
+      const found = this.#learner.learn(events, this.#wireForm);
+      if (found !== null && assumed !== null && !isSameKeys(found, assumed)) {
+        this.#held.push({ seq, events, bytes, receivedAt });
+        return this.#contradicted(found);
+      }
+    }
     if (this.#translator !== null) {
       for (const event of events) if (event.kind === "stored") this.#learner.check(event, this.#wireForm);
       const added = this.#translate(seq, events, receivedAt, this.#translator);
@@ -288,6 +313,14 @@ export class EventApplier {
     this.#options.onReuseReports();
   }
 
+  /** What was written under the wrong scope goes with it; what can be replayed comes in under the right one. */
+  async #contradicted(found: LearnedKeys): Promise<void> {
+    const assumed = this.#feed?.writer.target.scope ?? null;
+    this.#deps.logger.warn({ assumed }, "the endpoint makes its keys in another way than was assumed; it is built anew");
+    await this.#openScope(found);
+    this.#options.onSchemeContradicted();
+  }
+
   async #openScope(learned: LearnedKeys): Promise<void> {
     const { registry, index, profile, logger } = this.#deps;
     const { endpoint, model } = this.#target;
@@ -304,7 +337,9 @@ export class EventApplier {
       if (former !== null) await this.#stored(() => index.forget(former, endpoint));
     }
     this.#useKeys(learned);
-    logger.info({ scope, blockSizeTokens: learned.blockSizeTokens, heldBatches: this.#held.length }, "block size and key scheme are known");
+    const { isAssumed } = this.#learner;
+    const known = { scope, blockSizeTokens: learned.blockSizeTokens, heldBatches: this.#held.length, isAssumed };
+    logger.info(known, "block size and key scheme are known");
     for (let held = this.#held.shift(); held !== undefined; held = this.#held.shift()) {
       if (this.#translator !== null) await this.#translate(held.seq, held.events, held.receivedAt, this.#translator);
     }
@@ -392,4 +427,8 @@ export class EventApplier {
     const { endpoint } = this.#target;
     return new KvatlasError("KVATLAS_INDEX_FENCED", `${endpoint} has a later owner than fence ${this.#lease.fence}: stop writing for it.`);
   }
+}
+
+function isSameKeys(a: LearnedKeys, b: LearnedKeys): boolean {
+  return sameScheme(a.scheme, b.scheme) && a.blockSizeTokens === b.blockSizeTokens;
 }

@@ -25,6 +25,11 @@ export class HeldBatches {
     return this.#batches.length;
   }
 
+  /** Oldest first. */
+  events(): readonly KvEvent[] {
+    return this.#batches.flatMap(({ events }) => events);
+  }
+
   /** Returns how many events had to go. */
   push(batch: HeldBatch): number {
     this.#batches.push(batch);

@@ -1,16 +1,24 @@
 import type { Clock } from "@kvatlas/shared/clock";
 import type { BlockStored, KvEvent, WireForm } from "@kvatlas/shared/events/events";
-import type { ExtrasForm, KeyScheme } from "@kvatlas/shared/hashing/key-scheme";
-import { type DetectedScheme, SchemeDetector } from "@kvatlas/shared/hashing/scheme-detector";
+import type { ExtrasForm, HashAlgorithm, KeyScheme } from "@kvatlas/shared/hashing/key-scheme";
+import {
+  type AssumedScheme,
+  type DetectedScheme,
+  SchemeDetector,
+  type SchemeDetectorOptions,
+} from "@kvatlas/shared/hashing/scheme-detector";
 import type { ReplicaTarget } from "../discovery/replica-target.ts";
 import type { IngesterMetrics } from "../metrics.ts";
 import type { EndpointProfile } from "./endpoint-profile.ts";
+import type { FleetSchemes } from "./fleet-schemes.ts";
 import { groupKindOf } from "./group-catalog.ts";
+import { assumedScheme } from "./scheme-assumption.ts";
 
 export interface SchemeLearnerDeps {
   readonly clock: Clock;
   readonly metrics: IngesterMetrics;
   readonly profile: EndpointProfile;
+  readonly schemes: FleetSchemes;
 }
 
 export interface LearnedKeys {
@@ -28,6 +36,7 @@ export class SchemeLearner {
   readonly #deps: SchemeLearnerDeps;
   readonly #target: ReplicaTarget;
   #detector: SchemeDetector;
+  #assumed: AssumedScheme | null = null;
   #budget = checkedBlocksPerSecond;
   #budgetAt: number;
   #recentChecked = 0;
@@ -40,18 +49,57 @@ export class SchemeLearner {
     this.#budgetAt = deps.clock.monotonic();
   }
 
-  /** Null until settled. */
+  /** Null until settled or assumed. */
   get learned(): LearnedKeys | null {
-    return this.#detector.found;
+    return this.#detector.found ?? this.#assumed;
   }
 
-  /** Goes on with what an earlier owner has found. */
-  adopt(known: DetectedScheme & { readonly extrasForm: ExtrasForm | null }): void {
-    this.#detector = this.#createDetector(known);
+  /** The keys are not recomputed from the endpoint's own stores yet: the next one from the root confirms or contradicts them. */
+  get isAssumed(): boolean {
+    return this.#assumed !== null && this.#detector.found === null;
+  }
+
+  /** Goes on with what an earlier owner has found, or assumed. */
+  adopt({ scheme, ...keys }: DetectedScheme & { readonly extrasForm: ExtrasForm | null }): void {
+    if (scheme.kind === "native") this.#assume({ ...keys, scheme });
+    else this.#detector = this.#createDetector({ known: { ...keys, scheme } });
   }
 
   reset(): void {
+    this.#assumed = null;
     this.#detector = this.#createDetector();
+  }
+
+  /** Takes the endpoint for what its past, its pool and the configuration say; null where they do not. Called while nothing is learned. */
+  async assume(events: readonly KvEvent[]): Promise<LearnedKeys | null> {
+    const { pool, model, endpoint } = this.#target;
+    const { profile, schemes } = this.#deps;
+    const { algorithm, seed } = this.#configured();
+    const assumed = assumedScheme({
+      endpoint,
+      processStartSeconds: profile.processStartSeconds,
+      engineAlgorithm: profile.algorithmHint,
+      algorithm,
+      seed,
+      fleet: await schemes.of(pool.name, model),
+      stores: events.filter((event) => event.kind === "stored"),
+      testimonyOf: (...of) => this.#detector.testimonyOf(...of),
+    });
+    if (assumed === null) return null;
+    this.#assume({ ...assumed, extrasForm: this.#detector.extrasForm ?? assumed.extrasForm });
+    profile.extrasForm = this.#detector.extrasForm;
+    profile.lookaheadTokens = assumed.lookaheadTokens;
+    return assumed;
+  }
+
+  /** Leaves what has been recomputed for the others of the pool, and for whoever owns the endpoint next. */
+  share(): void {
+    const found = this.#detector.found;
+    if (found === null || found.scheme.kind !== "native") return;
+    const { endpoint, pool, model } = this.#target;
+    const { extrasForm, processStartSeconds } = this.#deps.profile;
+    const { scheme, blockSizeTokens } = found;
+    this.#deps.schemes.learned({ endpoint, pool: pool.name, model, scheme, blockSizeTokens, extrasForm, processStartSeconds });
   }
 
   /**
@@ -112,17 +160,22 @@ export class SchemeLearner {
     return true;
   }
 
-  #createDetector(known?: DetectedScheme & { readonly extrasForm: ExtrasForm | null }): SchemeDetector {
+  #assume(assumed: AssumedScheme): void {
+    this.#assumed = assumed;
+    this.#detector = this.#createDetector({ assumed });
+  }
+
+  #configured(): { readonly algorithm: HashAlgorithm | "content" | null; readonly seed: string | null } {
     const { hashAlgo, hashSeed } = this.#target.pool.prefixCache;
+    return { algorithm: hashAlgo === "auto" ? null : hashAlgo, seed: hashSeed === "auto" ? null : hashSeed };
+  }
+
+  #createDetector(before: Pick<SchemeDetectorOptions, "known" | "assumed"> = {}): SchemeDetector {
     const { profile } = this.#deps;
     return new SchemeDetector({
-      hints: {
-        algorithm: hashAlgo === "auto" ? null : hashAlgo,
-        seed: hashSeed === "auto" ? null : hashSeed,
-        engineAlgorithms: profile.algorithmHint === null ? [] : [profile.algorithmHint],
-      },
+      hints: { ...this.#configured(), engineAlgorithms: profile.algorithmHint === null ? [] : [profile.algorithmHint] },
       loraPathOf: (name) => profile.loras[name],
-      ...(known === undefined ? {} : { known }),
+      ...before,
     });
   }
 

@@ -27,7 +27,7 @@ export interface StreamRecoveryDeps {
 }
 
 /** Why what is known of an endpoint is built anew although its engine is the same. */
-export type RebuildCause = Extract<ResetCause, "audit" | "recovered" | "reuse reports">;
+export type RebuildCause = Extract<ResetCause, "audit" | "recovered" | "reuse reports" | "scheme">;
 
 /**
  * What is done about everything that is missing from one endpoint's stream: replays, batches that nobody has any more, runs that have ended, an

@@ -12,14 +12,15 @@ export interface SchemeHints {
   readonly engineAlgorithms?: readonly string[];
 }
 
-/** Native schemes to try, most likely first, none twice. */
-export function candidateSchemes(hints: SchemeHints): readonly NativeScheme[] {
-  const named = [hints.algorithm, ...(hints.engineAlgorithms ?? [])];
+/** Native schemes to try, most likely first, none twice: `assumed`, then what the hints name, then what is usual. */
+export function candidateSchemes(hints: SchemeHints, assumed: NativeScheme | null = null): readonly NativeScheme[] {
+  const named = [assumed?.algorithm, hints.algorithm, ...(hints.engineAlgorithms ?? [])];
   const algorithms = new Set<HashAlgorithm>([
     ...named.flatMap((name) => hashAlgorithms.filter((algorithm) => algorithm === name)),
     ...hashAlgorithms,
   ]);
-  const seeds = new Set([...(hints.seed === undefined || hints.seed === null ? [] : [hints.seed]), ...usualSeeds]);
+  const told = [assumed?.seed, hints.seed].filter((seed) => seed !== undefined && seed !== null);
+  const seeds = new Set([...told, ...usualSeeds]);
   return [...algorithms].flatMap((algorithm) => [...seeds].map((seed): NativeScheme => ({ kind: "native", algorithm, seed })));
 }
 

@@ -2,8 +2,9 @@ import { LRUCache } from "lru-cache";
 import type { BlockStored, WireForm } from "../events/events.ts";
 import type { BlockKey, EngineHash } from "../types.ts";
 import { type BlockDigest, createBlockDigest } from "./block-digest.ts";
-import type { ExtrasForm, KeyScheme } from "./key-scheme.ts";
+import type { ExtrasForm, KeyScheme, NativeScheme } from "./key-scheme.ts";
 import { candidateBlockSizes, candidateSchemes, type SchemeHints } from "./scheme-candidates.ts";
+import { type Testimony, testimonyOf } from "./scheme-witness.ts";
 import { type ChainObstacle, locateHashes, recomputeChain } from "./store-recompute.ts";
 import { type ExtrasMode, isMediaPair, wireExtrasOf } from "./wire-extras.ts";
 
@@ -15,10 +16,18 @@ export interface DetectedScheme {
   readonly lookaheadTokens: number;
 }
 
+/** A native scheme that has not been recomputed from the endpoint's own events. */
+export interface AssumedScheme extends DetectedScheme {
+  readonly scheme: NativeScheme;
+  readonly extrasForm: ExtrasForm | null;
+}
+
 export interface SchemeDetectorOptions {
   readonly hints?: SchemeHints;
   /** What an earlier owner of the endpoint found; detection is then over. */
   readonly known?: DetectedScheme & { readonly extrasForm: ExtrasForm | null };
+  /** What the endpoint is taken for until a store settles it, this way or another. */
+  readonly assumed?: AssumedScheme;
   /** Path a LoRA adapter was loaded from (`/v1/models`, `root`); asked at every use, because adapters come and go. */
   readonly loraPathOf?: (name: string) => string | undefined;
   /** Blocks whose full digest is remembered as a possible parent; about 200 bytes each. @defaultValue 16384 */
@@ -54,6 +63,8 @@ export interface StoreCheck {
  * rare; an adapter's path arrives with the next look at `/v1/models`. Content keys serve in the end in both cases, so the wait is short.
  */
 const patience = { hiddenExtras: 8, unknownPath: 64 };
+/** Stores that hide nothing and match no candidate, after which a scheme that was assumed is dropped: one odd prompt is no proof against it. */
+const oddStores = 8;
 /** Largest block that detection looks at, so that a nonsensical event cannot keep it busy. */
 const maxBlockSizeTokens = 65_536;
 
@@ -68,22 +79,25 @@ export class SchemeDetector {
   readonly #hints: SchemeHints;
   readonly #loraPathOf: (name: string) => string | undefined;
   readonly #digests: LRUCache<string, string>;
+  readonly #assumed: AssumedScheme | null;
   #found: DetectedScheme | null = null;
   #digest: BlockDigest | null = null;
   #mode: ExtrasMode | null = null;
   #extrasForm: ExtrasForm | null = null;
   #impliedForm: ExtrasForm | null = null;
   #storesToWait = Number.POSITIVE_INFINITY;
+  #oddStores = 0;
 
   constructor(options: SchemeDetectorOptions = {}) {
     this.#hints = options.hints ?? {};
     this.#loraPathOf = options.loraPathOf ?? (() => undefined);
     this.#digests = new LRUCache({ max: options.maxParents ?? 16_384 });
+    this.#extrasForm = options.known?.extrasForm ?? options.assumed?.extrasForm ?? null;
+    this.#assumed = options.assumed ?? null;
     if (options.known === undefined) return;
-    const { scheme, blockSizeTokens, lookaheadTokens, extrasForm } = options.known;
+    const { scheme, blockSizeTokens, lookaheadTokens } = options.known;
     this.#settle({ scheme, blockSizeTokens, lookaheadTokens });
-    this.#extrasForm = extrasForm;
-    if (extrasForm !== null) this.#mode = extrasForm === "tagged" ? "tagged" : "untagged";
+    if (this.#extrasForm !== null) this.#mode = this.#extrasForm === "tagged" ? "tagged" : "untagged";
   }
 
   /** Null until settled. */
@@ -111,6 +125,11 @@ export class SchemeDetector {
     const agrees = (!algorithm || algorithm === scheme.algorithm) && (seed === undefined || seed === null || seed === scheme.seed);
     if (agrees) return null;
     return `configured ${configured.join(" and ")}, but the engine hashes with algorithm ${scheme.algorithm} and seed "${scheme.seed}"`;
+  }
+
+  /** What a store says about a scheme that is not settled yet. */
+  testimonyOf(event: BlockStored, scheme: NativeScheme, blockSizeTokens: number): Testimony {
+    return testimonyOf(event, scheme, { blockSizeTokens, loraPath: this.#pathOf(event) });
   }
 
   /** Full digest of a block that has been recomputed or given, by its hash. */
@@ -219,7 +238,7 @@ export class SchemeDetector {
     const loraPath = this.#pathOf(event);
     const one: BlockStored = { ...event, hashes: [first], tokenIds: tokenIds.slice(0, blockSizeTokens) };
     let wait = event.extraKeys === null ? patience.hiddenExtras : 0;
-    for (const scheme of candidateSchemes(this.#hints)) {
+    for (const scheme of candidateSchemes(this.#hints, this.#assumed?.scheme)) {
       const digest = createBlockDigest(scheme, "");
       for (const size of candidateBlockSizes(blockSizeTokens)) {
         for (const mode of this.#modesFor(wireExtrasOf(one, 0) !== null)) {
@@ -232,17 +251,21 @@ export class SchemeDetector {
         }
       }
     }
-    if (wait === 0) this.#settle(content);
-    else this.#storesToWait = Math.min(this.#storesToWait, wait);
+    if (wait === 0 && (this.#assumed === null || ++this.#oddStores >= oddStores)) this.#settle(content);
+    else if (wait > 0) this.#storesToWait = Math.min(this.#storesToWait, wait);
   }
 
   #giveUpWaiting({ blockSizeTokens, lookahead }: BlockStored): void {
     if (blockSizeTokens === 0 || blockSizeTokens > maxBlockSizeTokens) return;
     this.#storesToWait -= 1;
     if (this.#storesToWait > 0) return;
+    // Traffic that is salted or adapted throughout never matches: then what was assumed, or a complete configuration, is the better witness.
+    if (this.#assumed !== null) {
+      this.#settle(this.#assumed);
+      return;
+    }
     const { algorithm, seed } = this.#hints;
     const lookaheadTokens = lookahead?.[0]?.length ?? 0;
-    // Traffic that is salted or adapted throughout never matches: then a complete configuration is the better witness.
     const scheme: KeyScheme =
       algorithm && algorithm !== "content" && seed !== undefined && seed !== null
         ? { kind: "native", algorithm, seed }
@@ -250,7 +273,8 @@ export class SchemeDetector {
     this.#settle({ scheme, blockSizeTokens, lookaheadTokens });
   }
 
-  #settle(found: DetectedScheme): void {
+  #settle({ scheme, blockSizeTokens, lookaheadTokens }: DetectedScheme): void {
+    const found = { scheme, blockSizeTokens, lookaheadTokens };
     this.#found = found;
     this.#digest = found.scheme.kind === "native" ? createBlockDigest(found.scheme, "") : null;
   }
