@@ -71,6 +71,13 @@ export const simulatorCommand: Command = {
     "prefill-tokens-per-second": { type: "string", value: "N", description: "Speed of prefill. Default 20000." },
     "decode-ms": { type: "string", value: "MS", description: "Milliseconds of a decode step. Default 8." },
     "decode-ms-per-sequence": { type: "string", value: "MS", description: "Milliseconds added per decoding sequence. Default 0.1." },
+    "kv-transfer": {
+      type: "boolean",
+      description:
+        "Hands KV blocks from replica to replica, as vLLM's NIXL connector does: for prefill and decoding on different replicas.",
+    },
+    "kv-transfer-ms": { type: "string", value: "MS", description: "Milliseconds to set up one transfer. Default 2." },
+    "kv-transfer-tokens-per-second": { type: "string", value: "N", description: "Speed of transfers. Default 200000." },
     speed: { type: "string", value: "FACTOR", description: "Runs everything this many times faster. Default 1." },
     "answer-tokens": { type: "string", value: "N", description: "Typical length of answers that end by themselves. Default 48." },
     "stream-interval": { type: "string", value: "N", description: "Tokens per chunk of a stream. Default 1." },
@@ -116,6 +123,7 @@ function readOptions(args: ParsedArgs): SimulatorOptions & { readonly replicas: 
     topic: topic === "auto" ? null : (topic ?? ""),
     seed: args.string("seed") ?? null,
     bytesHashes: args.flag("bytes-hashes"),
+    kvTransfer: args.flag("kv-transfer"),
     loraAdapters: args.strings("lora").map(adapter),
     ...defined({
       model: args.string("model"),
@@ -134,6 +142,8 @@ function readOptions(args: ParsedArgs): SimulatorOptions & { readonly replicas: 
       prefillTokensPerSecond: args.number("prefill-tokens-per-second"),
       decodeMs: args.number("decode-ms"),
       decodeMsPerSequence: args.number("decode-ms-per-sequence"),
+      kvTransferMs: args.number("kv-transfer-ms"),
+      kvTransferTokensPerSecond: args.number("kv-transfer-tokens-per-second"),
       speed: args.number("speed"),
       typicalAnswerTokens: args.integer("answer-tokens"),
       streamInterval: args.integer("stream-interval"),

@@ -80,6 +80,21 @@ describe("mergeFleet", () => {
   });
 });
 
+describe("roles", () => {
+  it("are those of the configuration, else those of the registry", () => {
+    const { pools: configured } = configSchema.parse({
+      pools: [{ name: "two", model: "m2", endpoints: { static: [{ address: "a:1", role: "prefill" }, { address: "b:1" }] } }],
+    });
+    const records = [record("a:1", 99_000, { role: "decode" }), record("b:1", 99_000, { role: "prefill-decode" }), record("c:1", 99_000)];
+    const [pool] = mergeFleet({ pools: configured, records, nowMs: 100_000, endpointTtlMs: 15_000, silenceFromMs: 0 });
+    expect(pool?.endpoints.map(({ id, role }) => [id, role])).toEqual([
+      ["a:1", "prefill"],
+      ["b:1", "both"],
+      ["c:1", null],
+    ]);
+  });
+});
+
 describe("routeOfModel", () => {
   const snapshot = (records: readonly EndpointRecord[]) => ({
     pools: merge(records),

@@ -57,6 +57,7 @@ export async function answerEndpoints(deps: RouteApiDeps, response: ServerRespon
       rank: endpoint.rank,
       pool: endpoint.pool,
       model: pool.config.model,
+      role: endpoint.role,
       ready: endpoint.ready,
       status: endpoint.status,
       sleeping: deps.loads.isSleeping(reading, endpoint.id),

@@ -1,6 +1,7 @@
 import type { IncomingHttpHeaders } from "node:http";
 import type { Clock } from "@kvatlas/shared/clock";
 import type { RouterConfig } from "@kvatlas/shared/config/schema";
+import { answersRequests } from "@kvatlas/shared/registry/engine-role";
 import type { FleetPool, FleetSnapshot } from "../fleet/fleet.ts";
 import { Admission, type Asking, type Permit, type ShedReason } from "./admission.ts";
 import type { Priority } from "./fair-queue.ts";
@@ -80,7 +81,7 @@ export class OverloadControl {
 
 /** This router's share of what the ready replicas of a pool may have under way; all of them share it equally. */
 export function concurrencyOf(pool: FleetPool, fleet: Pick<FleetSnapshot, "routers">, perReplica: number): number {
-  const ready = pool.endpoints.filter((endpoint) => endpoint.ready).length;
+  const ready = pool.endpoints.filter(({ ready, role }) => ready && answersRequests(role)).length;
   // While none is ready, requests have to pass to be told so.
   if (ready === 0) return Number.MAX_SAFE_INTEGER;
   return Math.max(1, Math.floor((ready * perReplica) / Math.max(1, fleet.routers.length)));

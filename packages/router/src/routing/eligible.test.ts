@@ -27,5 +27,6 @@ describe("whyNone", () => {
   it("says what is wrong with them", () => {
     expect(whyNone([])).toMatch(/no replica is known/);
     expect(whyNone([a, b])).toBe("all 2 replicas of this model are asleep.");
+    expect(whyNone([endpointOf("p:1", { role: "prefill" })])).toMatch(/are helpers/);
   });
 });
