@@ -85,11 +85,13 @@ export function createProxyRoute(deps: ProxyRouteDeps, config: RouterConfig) {
           requestId,
           model: progress.model,
           ...(resolved.alias === null ? {} : { target: resolved.target }),
+          criticality: resolved.criticality,
           ...(tenant === null ? {} : { tenant }),
           path,
           ...logFieldsOf(decision),
           ...steps,
           endpoint: result.endpoint.id,
+          ...(result.endpoint.pod === undefined ? {} : { pod: result.endpoint.pod }),
           status: result.status,
           outcome: result.outcome,
           attempts: result.attempts,
@@ -140,6 +142,7 @@ export function createProxyRoute(deps: ProxyRouteDeps, config: RouterConfig) {
       endpoints: decision.ranking.map((ranked) => ranked.endpoint),
       begin: (endpoint) => {
         handedOver?.();
+        step?.sending();
         return releasing(held, step, beginAt(deps.inflight, decision, endpoint, length, step?.prefill != null));
       },
       ownHeaders: (endpoint) => ownHeaders(config, requestId, decision, endpoint, step?.prefill),
