@@ -1,5 +1,6 @@
 import { cpus } from "node:os";
 import { monitorEventLoopDelay } from "node:perf_hooks";
+import { parseArgs } from "node:util";
 import { createThreadPromptEncoder, type ThreadEncoderOptions } from "@kvatlas/router/thread-encoder";
 import { silentLogger } from "@kvatlas/shared/logger";
 import { nativeEngineMissing } from "@kvatlas/shared/tokenization/native-engine";
@@ -9,15 +10,18 @@ import { createRandom, percentiles, round } from "./statistics.ts";
 
 /*
  * Token ids of chats, through a worker thread as in a router, by both engines: a chat that grows by 200 tokens a turn at about 8,000 (warm), and
- * chats of 8,000 tokens never seen before (cold), which is also what every turn would cost if nothing were remembered. The event loop of the
- * calling thread is watched meanwhile.
+ * chats of 8,000 tokens never seen before (cold). The baseline of the same run remembers nothing (`cacheBytes: 0`): the engine alone. The event loop
+ * of the calling thread is watched meanwhile.
  */
 
+export const usage = "Usage: npm run bench -- tokenize [--quick]\n\n--quick: two families, by the engine a router takes";
+
 /** By the packages that hold their files, which have no config.json: with what it would say. */
-const families = { qwen3: "qwen3", llama3_1: "llama", gemma3: "gemma3", deepseek_v3: "deepseek_v3", mistral_nemo: "mistral" };
+const families = { qwen3: "qwen3", gemma3: "gemma3", llama3_1: "llama", deepseek_v3: "deepseek_v3", mistral_nemo: "mistral" };
+const quickFamilies: readonly string[] = ["qwen3", "llama3_1"];
 /** Words of the first message; with the template and some words of several tokens about 8,000 tokens. */
-const firstWords = 6_600;
-const wordsPerMessage = 90;
+const firstWords = 5_400;
+const wordsPerMessage = 55;
 const chats = 2;
 const turnsPerChat = 12;
 const coldChats = 6;
@@ -26,13 +30,18 @@ const words =
     " ",
   );
 
-export async function run(): Promise<object> {
+export async function run(args: readonly string[]): Promise<object> {
+  const { values } = parseArgs({ args: [...args], options: { quick: { type: "boolean", default: false } } });
   const missing = await nativeEngineMissing();
-  const engines = missing === null ? (["native", "javascript"] as const) : (["javascript"] as const);
+  const preferred = missing === null ? ("native" as const) : ("javascript" as const);
   const results: object[] = [];
   for (const [family, modelType] of Object.entries(families)) {
-    for (const engine of engines)
-      results.push({ family, engine, ...(await measure({ directory: modelDirectory(family), engine, modelType })) });
+    if (values.quick && !quickFamilies.includes(family)) continue;
+    const options = { directory: modelDirectory(family), modelType };
+    const baseline = await measure({ ...options, engine: preferred, cacheBytes: 0 });
+    results.push({ family, engine: preferred, remembers: false, ...baseline });
+    for (const engine of values.quick || missing !== null ? [preferred] : (["native", "javascript"] as const))
+      results.push({ family, engine, remembers: true, ...(await measure({ ...options, engine })) });
   }
   return { cpu: cpus()[0]?.model, nativeMissing: missing, targets: { warmP50Ms: 1, coldP50Ms: 20, eventLoopMaxMs: 5 }, results };
 }

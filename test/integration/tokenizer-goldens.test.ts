@@ -76,17 +76,10 @@ describe.each(runs)("prompts of $family are vLLM's with the $engine engine", ({ 
     }
   });
 
-  it("gives the same ids with and without remembered pieces", async () => {
-    const forgetful = await loadEngineEncoder({
-      engine,
-      directory,
-      modelType: golden.model_type,
-      now: () => new Date(golden.now),
-      cacheBytes: 0,
-    });
+  it("says the same again, now that it remembers their pieces", async () => {
     for (const entry of [...golden.cases].reverse()) {
-      if (typeof entry.error === "string") continue;
-      expect(await encode(core, entry), entry.id).toEqual(await encode(forgetful, entry));
+      if (typeof entry.error !== "string")
+        expect(Array.from((await encode(core, entry))?.tokenIds ?? []), entry.id).toEqual(entry.token_ids);
     }
   });
 });

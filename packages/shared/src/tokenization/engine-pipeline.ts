@@ -53,7 +53,7 @@ const PUBLISHED_PIPELINE_MODEL_TYPES: ReadonlySet<string> = new Set(
 );
 
 /** GPT-2's pattern with the engine's whitespace: the ByteLevel step of the library uses JavaScript's `\s`. */
-const GPT2_PATTERN = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+export const gpt2Pattern = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
 /**
  * The tokenizer.json the engine effectively runs: transformers 5 rebuilds the pipeline from `tokenizer_class`.
@@ -112,7 +112,7 @@ function exactPreTokenizer(step: PipelineStep): PipelineStep {
     case "ByteLevel": {
       if (step.use_regex === false) return step;
       const bytes = { ...step, use_regex: false };
-      if (step.add_prefix_space !== true) return { type: "Sequence", pretokenizers: [split(GPT2_PATTERN), bytes] };
+      if (step.add_prefix_space !== true) return { type: "Sequence", pretokenizers: [split(gpt2Pattern), bytes] };
       return step;
     }
     default:

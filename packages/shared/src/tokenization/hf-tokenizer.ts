@@ -4,6 +4,7 @@ import { enginePipeline, javascriptPipeline } from "./engine-pipeline.ts";
 import { createSegmentCache } from "./segment-encoder.ts";
 import { type SpecialIds, specialAround, withSpecials } from "./special-ids.ts";
 import { DEFAULT_CACHE_BYTES, type TokenizerFiles } from "./tokenizer-files.ts";
+import { createWordEncoder, trusted, wordProbe } from "./word-encoder.ts";
 
 /** The engine in JavaScript: runs everywhere, blocks its thread while it encodes. */
 export interface Tokenizer {
@@ -34,8 +35,9 @@ export function createTokenizer(
   for (const id of inner.get_vocab().values()) vocabSize = Math.max(vocabSize, id + 1);
   const encodeBare = (text: string): readonly number[] => inner.encode(text, { add_special_tokens: false }).ids;
   const special = specialAround(encodeBare("a"), inner.encode("a", { add_special_tokens: true }).ids);
-  const encodePiece = (text: string): Uint32Array => Uint32Array.from(encodeBare(text));
   const split = createSegmentCache(json, cacheBytes);
+  const words = split === null ? null : trusted(createWordEncoder(json), encodeBare(wordProbe));
+  const encodePiece = (text: string): Uint32Array => words?.(text) ?? Uint32Array.from(encodeBare(text));
   const encodePieces = (text: string): Uint32Array => {
     if (split === null) return encodePiece(text);
     const segmented = split(text);

@@ -4,6 +4,7 @@ import { createSegmentCache } from "./segment-encoder.ts";
 import { type SpecialIds, specialAround, withSpecials } from "./special-ids.ts";
 import type { TextEngine } from "./text-engine.ts";
 import { DEFAULT_CACHE_BYTES, type TokenizerFiles } from "./tokenizer-files.ts";
+import { createWordEncoder, trusted, wordProbe } from "./word-encoder.ts";
 
 type Binding = typeof import("tokenizers");
 
@@ -51,17 +52,19 @@ export async function createNativeEngine(
   const full = await tokenizer.encode("a", null, { addSpecialTokens: true });
   const special: SpecialIds = specialAround(await encodeBare("a"), full.getIds());
   const split = createSegmentCache(json, cacheBytes);
+  const words = split === null ? null : trusted(createWordEncoder(json), await encodeBare(wordProbe));
 
   const encodePieces = async (text: string): Promise<Uint32Array> => {
     if (split === null) return Uint32Array.from(await encodeBare(text));
-    const segmented = split(text);
-    const { missing } = segmented;
+    const { missing, finish } = split(text);
+    const pieces: (Uint32Array | null)[] = missing.map((piece) => words?.(piece) ?? null);
+    const left = missing.filter((_, i) => pieces[i] === null);
     // Pieces of a batch are shared out among the cores; one alone saves the detour.
-    const [only] = missing;
-    if (only === undefined) return segmented.finish([]);
-    if (missing.length === 1) return segmented.finish([Uint32Array.from(await encodeBare(only))]);
-    const encodings = await tokenizer.encodeBatch([...missing], bare);
-    return segmented.finish(encodings.map((encoding) => Uint32Array.from(encoding.getIds())));
+    const [only] = left;
+    if (only === undefined) return finish(pieces.filter((ids) => ids !== null));
+    const encodings = left.length === 1 ? [await tokenizer.encode(only, null, bare)] : await tokenizer.encodeBatch(left, bare);
+    const encoded = encodings.values();
+    return finish(pieces.map((ids) => ids ?? Uint32Array.from(encoded.next().value?.getIds() ?? [])));
   };
 
   const engine: TextEngine = {

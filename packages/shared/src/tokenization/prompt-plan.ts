@@ -1,3 +1,4 @@
+import { toUSVString } from "node:util";
 import { chatRequest } from "./chat-request.ts";
 import { createChatRenderer } from "./chat-template.ts";
 import type { JsonObject, JsonValue } from "./lossless-json.ts";
@@ -36,7 +37,7 @@ export function createPromptPlan(files: TokenizerFiles, vocabSize: number, optio
 
   const planText = (text: string, addSpecialTokens: boolean, body: JsonObject): PlannedPrompt => {
     // Python strings with lone surrogates cannot become UTF-8, so the engine fails too.
-    if (/\p{Surrogate}/u.test(text)) throw promptInvalid("the prompt has a lone surrogate, which is not valid Unicode text");
+    if (toUSVString(text) !== text) throw promptInvalid("the prompt has a lone surrogate, which is not valid Unicode text");
     return { text, addSpecialTokens, truncation: truncationOf(body) };
   };
 
