@@ -55,6 +55,14 @@ describe("checkFleet", () => {
     expect(problems[0]).toContain(message);
   });
 
+  it.each(["estimated", "estimate", "PREFIX_CACHE", "off"])("asks for no events in a pool of mode %s", (mode) => {
+    const other = configSchema.parse({
+      pools: [{ name: "p", model: "m", prefixCache: { mode }, endpoints: { static: [{ address: "h:1" }] } }],
+    });
+    const verdicts = checkFleet(other, { endpoints: [endpoint({ scope: null })], ingesters: ["i1"], routers: ["r1"], nowMs });
+    expect(verdicts.filter(({ status }) => status === "problem")).toEqual([]);
+  });
+
   it("misses ingesters", () => {
     expect(problemsOf([endpoint()], [])[0]).toContain("no ingester is alive");
   });

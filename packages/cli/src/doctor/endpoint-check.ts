@@ -1,3 +1,4 @@
+import { modeOfPool } from "@kvatlas/router/routing/decide";
 import type { KvatlasConfig } from "@kvatlas/shared/config/schema";
 import type { EndpointRecord } from "@kvatlas/shared/registry/endpoint-registry";
 import { formatDuration } from "../table.ts";
@@ -59,7 +60,9 @@ function checkEndpoint(config: KvatlasConfig, { id, heartbeat, meta, state }: En
   if (!meta.ready)
     verdicts.push(problem("endpoints", id, `its health check at http://${meta.address}/health fails, so no request is sent there.`));
   const pool = config.pools.find((candidate) => candidate.name === meta.pool);
-  if (meta.scope === null && pool?.prefixCache.mode !== "off") {
+  // Only precise pools need events; endpoints of pools that are not configured here are taken for such.
+  const mode = pool === undefined ? "precise" : modeOfPool(pool);
+  if (meta.scope === null && mode === "precise") {
     verdicts.push(
       problem(
         "endpoints",
@@ -71,5 +74,11 @@ function checkEndpoint(config: KvatlasConfig, { id, heartbeat, meta, state }: En
   for (const [name, text] of Object.entries(meta.findings)) verdicts.push(problem("findings", id, `${name}: ${text}`));
   return verdicts.length > 0
     ? verdicts
-    : [ok("endpoints", id, `${meta.model}, ${meta.scope ?? "routed by load"}, owned by ${state.owner ?? "nobody"}`)];
+    : [
+        ok(
+          "endpoints",
+          id,
+          `${meta.model}, ${meta.scope ?? (mode === "estimated" ? "by what was sent there" : "routed by load")}, owned by ${state.owner ?? "nobody"}`,
+        ),
+      ];
 }
