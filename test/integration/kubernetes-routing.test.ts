@@ -1,3 +1,5 @@
+import { writeFile } from "node:fs/promises";
+import { inspectCommand } from "@kvatlas/cli/commands/inspect";
 import { createIngester, type Ingester } from "@kvatlas/ingester/app";
 import { openKubeAccess } from "@kvatlas/ingester/discovery/kubernetes/kube-access";
 import { createRouter, type Router } from "@kvatlas/router/app";
@@ -11,10 +13,12 @@ import { eventually } from "../support/eventually.ts";
 import { freePortRange } from "../support/free-ports.ts";
 import { inferencePool, KubeApiServer, pod, podsResource, poolResource } from "../support/kube-api-server.ts";
 import { testRedisUrl, uniqueKeyPrefix } from "../support/redis.ts";
+import { runInProcess } from "../support/run-command.ts";
 
 type PodSettings = NonNullable<NonNullable<(typeof configSchema)["_zod"]["input"]["pools"]>[number]["endpoints"]>["kubernetes"];
 
 const model = "sim";
+const modelsResource = "inference.networking.x-k8s.io/v1alpha2/inferencemodels";
 const closers: (() => Promise<unknown>)[] = [];
 
 // The client's library is large: on a busy machine loading it takes longer than what is waited for below.
@@ -29,7 +33,7 @@ afterEach(async () => {
 });
 
 async function startApi(): Promise<KubeApiServer> {
-  const api = new KubeApiServer([poolResource]);
+  const api = new KubeApiServer([poolResource, modelsResource]);
   await api.start();
   closers.push(() => api.close());
   return api;
@@ -37,6 +41,7 @@ async function startApi(): Promise<KubeApiServer> {
 
 interface Fleet {
   readonly httpPort: number;
+  readonly configFile: string;
   readonly url: string;
   readonly readyz: () => Promise<string>;
   readonly ingesters: readonly Ingester[];
@@ -91,8 +96,11 @@ async function startFleet(
   );
   await router.start();
   closers.push(() => router.close());
+  const configFile = `${path}.kvatlas.json`;
+  await writeFile(configFile, JSON.stringify(config));
   return {
     httpPort: http,
+    configFile,
     url: `http://${router.address}`,
     readyz: async () => (await fetch(`http://${router.adminAddress}/readyz`)).text(),
     ingesters,
@@ -122,11 +130,12 @@ const prompt = (seed: number): number[] => Array.from({ length: 320 }, (_, i) =>
 async function ask(
   fleet: Fleet,
   seed: number,
+  asked = model,
 ): Promise<{ readonly status: number; readonly endpoint: string | null; readonly matched: number; readonly mode: string | null }> {
   const response = await fetch(`${fleet.url}/v1/completions`, {
     method: "POST",
     headers: { "content-type": "application/json" },
-    body: JSON.stringify({ model, prompt: prompt(seed), max_tokens: 2 }),
+    body: JSON.stringify({ model: asked, prompt: prompt(seed), max_tokens: 2 }),
   });
   await response.text();
   const { headers, status } = response;
@@ -136,6 +145,14 @@ async function ask(
     matched: Number(headers.get("x-kvatlas-matched-tokens")),
     mode: headers.get("x-kvatlas-mode"),
   };
+}
+
+/** `kvatlas inspect pools`, for programs and for people. */
+async function inspectPools(fleet: Fleet): Promise<{ readonly json: unknown; readonly text: string }> {
+  const argv = ["pools", "--config", fleet.configFile];
+  const [json, text] = [await runInProcess(inspectCommand, [...argv, "--json"]), await runInProcess(inspectCommand, argv)];
+  expect([json.code, text.code, text.stderr]).toEqual([0, 0, ""]);
+  return { json: JSON.parse(json.stdout), text: text.stdout };
 }
 
 /** Endpoints that the router would use. */
@@ -201,6 +218,12 @@ describe("replicas that are pods", () => {
       inferencePool("qwen", [fleet.httpPort], { annotations: { "inference.networking.x-k8s.io/routing-strategy": "PREFIX_CACHE" } }),
     );
     await eventually(async () => expect((await ask(fleet, 3)).mode).toBe("estimated"));
+    expect((await ask(fleet, 2, "chat")).status).toBe(404);
+    api.put(modelsResource, {
+      metadata: { name: "chat" },
+      spec: { poolRef: { name: "qwen" }, modelName: "chat", targetModels: [{ name: model }] },
+    });
+    await eventually(async () => expect((await ask(fleet, 2, "chat")).status).toBe(200));
     api.remove(poolResource, "qwen");
     await eventually(async () => expect(await fleet.readyz()).toContain("InferencePool default/qwen does not exist"));
     expect((await ask(fleet, 2)).status).toBe(503);
@@ -218,6 +241,20 @@ describe("replicas that are pods", () => {
     expect(api.watchers).toBe(1);
     const leader = await pools.leader();
     expect(leader).not.toBeNull();
+    const shown = await inspectPools(fleet);
+    expect(shown.json).toMatchObject({
+      discoveredBy: leader,
+      pools: [
+        {
+          pool: "p",
+          configured: true,
+          settings: { mode: "precise", hashSeed: "42" },
+          discovered: { targets: [{ pod: "default/a", ready: true }] },
+        },
+      ],
+    });
+    expect(shown.text).toMatch(new RegExp(`127\\.0\\.0\\.2:${fleet.httpPort} +p +default/a +0 +yes`));
+    expect(shown.text).toContain("HGETALL");
     await fleet.ingesters.find(({ instanceId }) => instanceId === leader)?.close();
     api.put(podsResource, pod("b", "127.0.0.3"));
     await eventually(async () =>

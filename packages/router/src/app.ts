@@ -27,8 +27,8 @@ import { createProxyRoute } from "./http/proxy-route.ts";
 import { BodyBudget } from "./http/read-body.ts";
 import { RouterServer } from "./http/server.ts";
 import { RouterMetrics } from "./metrics.ts";
+import { LiveModelRoutes } from "./models/live-model-routes.ts";
 import { ModelCatalogue } from "./models/model-catalogue.ts";
-import { modelRoutesByName } from "./models/model-routes.ts";
 import { OverloadControl } from "./overload/overload-control.ts";
 import { askReplica } from "./proxy/ask-replica.ts";
 import { HeaderVerdicts } from "./proxy/headers.ts";
@@ -150,7 +150,8 @@ export function createRouter(deps: RouterDeps, config: KvatlasConfig, options: R
     { routerId, config: config.router },
   );
   const access = new AccessGuard(config.router, logger);
-  const modelRoutes = modelRoutesByName(config.router.models);
+  const liveRoutes = new LiveModelRoutes(config.router.models);
+  const modelRoutes = liveRoutes.routes;
   const overload: OverloadControl = new OverloadControl(
     { clock, onShed: (why, priority) => metrics.shed(why, priority), onWaited: (priority, ms) => metrics.waited(priority, ms) },
     config.router.overload,
@@ -227,6 +228,7 @@ export function createRouter(deps: RouterDeps, config: KvatlasConfig, options: R
     pools.retain(new Set(endpoints.map((endpoint) => endpoint.address)));
     ejection.retain(new Set(endpoints.map((endpoint) => endpoint.id)));
     floors.observe(snapshot, clock.now());
+    liveRoutes.follow(snapshot.pools.flatMap(({ discovered }) => (discovered === undefined ? [] : [discovered])));
   });
 
   const lifecycle = createLifecycle(

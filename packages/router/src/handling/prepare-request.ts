@@ -5,6 +5,7 @@ import type { PromptEncoder } from "@kvatlas/shared/tokenization/prompt-encoder"
 import { type FleetSnapshot, type ModelRoute, routeOfModel } from "../fleet/fleet.ts";
 import { isPromptPath } from "../http/paths.ts";
 import { type ModelRoutes, type ResolvedModel, resolveModel } from "../models/model-routes.ts";
+import { criticalityByObjective } from "../models/objective.ts";
 import { withModel } from "../models/with-model.ts";
 import type { Permit } from "../overload/admission.ts";
 import type { LeavingClient, OverloadControl } from "../overload/overload-control.ts";
@@ -80,15 +81,17 @@ export function createPrepareRequest(deps: PrepareDeps, config: Pick<RouterConfi
     const read = options.withoutBody === undefined ? readRequest(asked, body) : unreadRequest(asked, options.withoutBody.model, body);
     progress.model = read.model;
     const session = sessionOf(headers, config.sessionHeader);
-    const resolved = resolveModel(deps.modelRoutes, read.model, session ?? requestId);
-    const request = resolved.alias === null ? read : { ...read, model: resolved.target };
+    const named = resolveModel(deps.modelRoutes, read.model, session ?? requestId);
+    const request = named.alias === null ? read : { ...read, model: named.target };
     const fleet = deps.fleet.snapshot;
     const found = routeOrThrow(fleet, request);
     const route = options.eligible?.(found) ?? found;
+    const criticality = criticalityByObjective(headers, route.pool.discovered) ?? named.criticality;
+    const resolved = criticality === named.criticality ? named : { ...named, criticality };
     progress.model ??= route.pool.config.model;
     const bytes = resolved.alias === null ? body : withModel(body, headers["content-type"] ?? "", resolved);
     progress.permit = await deps.overload.enter(client, route.pool, fleet, {
-      priority: resolved.criticality,
+      priority: criticality,
       tenant: deps.overload.tenantOf(asked.tenant, headers),
       cost: bytes.length,
     });

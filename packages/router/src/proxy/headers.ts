@@ -18,7 +18,7 @@ const hopByHop = new Set([
 const requestOnly = new Set(["host", "content-length", "expect"]);
 
 /** Headers that only we and the gateways in front may set; a client's word on them counts nothing. */
-const reservedPrefixes = ["x-kvatlas-", "x-gateway-"];
+const reservedPrefixes = ["x-kvatlas-", "x-gateway-", "x-llm-d-"];
 const requestIdHeader = "x-request-id";
 const rankHeader = "x-data-parallel-rank";
 const credentialHeaders = new Set(["authorization", "x-api-key"]);
