@@ -26,7 +26,7 @@ interface Stack {
 }
 
 /** Two replicas for prefill and two for decoding, an ingester and a router, over real HTTP and ZMQ. */
-async function startStack(options: SimulatorOptions = {}, router: object = {}): Promise<Stack> {
+async function startStack(options: SimulatorOptions = {}, router: object = {}, decoders = 2): Promise<Stack> {
   const start = async (): Promise<Simulator> => {
     const replica = createSimulator({}, { model, speed: 20, kvTransfer: true, ...options });
     await replica.start();
@@ -34,7 +34,8 @@ async function startStack(options: SimulatorOptions = {}, router: object = {}): 
     return replica;
   };
   const prefill = [await start(), await start()];
-  const decode = [await start(), await start()];
+  const decode: Simulator[] = [];
+  for (let i = 0; i < decoders; i++) decode.push(await start());
   const replica = (role: string) => (simulator: Simulator) => ({
     address: simulator.address,
     events: simulator.eventsEndpoint,
@@ -216,8 +217,8 @@ describe("prefill and decoding on different replicas", () => {
     expect(await stack.metric('kvatlas_router_prefill_steps_total{result="unreachable"}')).toBeGreaterThan(0);
   });
 
-  it("lets another replica compute the whole when the one that decodes cannot load what was handed over", async () => {
-    const stack = await startStack({ kvLoadFailure: "fail", kvTransferTtlMs: 0 });
+  it.each([2, 1])("lets a replica compute the whole when one that decodes cannot load what was handed over, of %d", async (decoders) => {
+    const stack = await startStack({ kvLoadFailure: "fail", kvTransferTtlMs: 0 }, {}, decoders);
     // Blocks are gone as soon as they are handed over.
     const prompt = promptOf(600, 10);
     const lost = await complete(stack, { prompt });

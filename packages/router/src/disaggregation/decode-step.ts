@@ -4,11 +4,12 @@ import type { HandedOver } from "./hand-over.ts";
 
 /**
  * What is special about forwarding the second step of a divided request. Blocks are handed over once: an endpoint that was given them and failed may have
- * fetched them, so that the next one gets the request as it came, and computes the whole. The same goes for an endpoint that could not load them, which
+ * fetched them, so that the next one (itself, where there is no other) gets the request as it came, and computes the whole. The same goes for an endpoint that could not load them, which
  * engines answer with 500.
  */
 export class DecodeStep {
   #isHanded: boolean;
+  #wasSentWhole = false;
   #body: Buffer | null;
   #whole: Buffer | null;
   readonly #prefill: FleetEndpoint | null;
@@ -33,8 +34,9 @@ export class DecodeStep {
     return body;
   }
 
-  get forwarding(): Pick<ForwardInput, "bodyAfter" | "isRetried"> {
+  get forwarding(): Pick<ForwardInput, "bodyAfter" | "isRetried" | "mayRepeat"> {
     return {
+      mayRepeat: () => !this.#wasSentWhole,
       bodyAfter: (why: RetryReason) => {
         if (!this.#isHanded || why === "connect") return null;
         this.#isHanded = false;
@@ -42,6 +44,11 @@ export class DecodeStep {
       },
       isRetried: (status) => status === 503 || (this.#isHanded && status === 500),
     };
+  }
+
+  /** An attempt begins. */
+  sending(): void {
+    this.#wasSentWhole = !this.#isHanded;
   }
 
   /** The answer has begun: no other attempt will need a body. */

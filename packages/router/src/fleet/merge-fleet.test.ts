@@ -81,15 +81,16 @@ describe("mergeFleet", () => {
 });
 
 describe("roles", () => {
-  it("are those of the configuration, else those of the registry", () => {
+  it("are those of the configuration, for further ranks that replicas tell of as well", () => {
     const { pools: configured } = configSchema.parse({
       pools: [{ name: "two", model: "m2", endpoints: { static: [{ address: "a:1", role: "prefill" }, { address: "b:1" }] } }],
     });
-    const records = [record("a:1", 99_000, { role: "decode" }), record("b:1", 99_000, { role: "prefill-decode" }), record("c:1", 99_000)];
+    const records = [record("a:1/1", 99_000, { rank: 1 }), record("c:1", 99_000)];
     const [pool] = mergeFleet({ pools: configured, records, nowMs: 100_000, endpointTtlMs: 15_000, silenceFromMs: 0 });
     expect(pool?.endpoints.map(({ id, role }) => [id, role])).toEqual([
       ["a:1", "prefill"],
-      ["b:1", "both"],
+      ["a:1/1", "prefill"],
+      ["b:1", null],
       ["c:1", null],
     ]);
   });

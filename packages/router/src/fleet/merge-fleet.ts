@@ -47,20 +47,20 @@ export function mergeFleet(input: MergeInput): readonly FleetPool[] {
     const pool = pools.find(({ config }) => config.name === name);
     if (pool === undefined) continue;
     const known = pool.members.get(record.id);
+    // A further rank that a replica has told of itself has its part as well.
+    const sibling = [...pool.members.values()].find(({ address }) => address === record.meta.address);
     if (known !== undefined) known.record = record;
     else if (pool.config.endpoints.kubernetes === undefined) {
       pool.members.set(record.id, {
         configured: false,
         address: record.meta.address,
         rank: record.meta.rank,
-        role: null,
+        role: sibling?.role ?? null,
         target: null,
         record,
       });
-    } else {
-      // A further rank that a discovered replica has told of itself.
-      const sibling = [...pool.members.values()].find(({ address }) => address === record.meta.address);
-      if (sibling !== undefined) pool.members.set(record.id, { ...sibling, rank: record.meta.rank, record });
+    } else if (sibling !== undefined) {
+      pool.members.set(record.id, { ...sibling, rank: record.meta.rank, record });
     }
   }
   return pools.map(({ config, discovered, members }) => {
@@ -76,7 +76,7 @@ export function mergeFleet(input: MergeInput): readonly FleetPool[] {
         rank,
         ranked: rank > 0 || (ranksByAddress.get(address) ?? 0) > 1,
         pool: config.name,
-        role: role ?? engineRoleOf(meta?.role),
+        role,
         configured,
         ready: status === "ready" || (configured && (status === "unobserved" || status === "silent")),
         status,

@@ -45,6 +45,8 @@ export interface ForwardInput {
   readonly onRetry: (why: RetryReason) => void;
   /** Body of the attempts after one that failed so; null: the same again. @defaultValue the same */
   readonly bodyAfter?: (why: RetryReason) => Buffer | null;
+  /** The endpoint that failed may get another attempt where no other one is left: what it is sent next is something else. @defaultValue never */
+  readonly mayRepeat?: () => boolean;
   /** Answers for which another endpoint is tried. @defaultValue 503 */
   readonly isRetried?: (status: number) => boolean;
 }
@@ -214,7 +216,8 @@ class Forwarding implements AttemptListener {
   #candidate(): FleetEndpoint | null {
     if (this.#attempts >= this.#options.maxAttempts) return null;
     // A process that is gone takes all of its ranks along: another address, not another rank.
-    return this.#input.endpoints.find((endpoint) => !this.#triedAddresses.has(endpoint.address)) ?? null;
+    const other = this.#input.endpoints.find((endpoint) => !this.#triedAddresses.has(endpoint.address));
+    return other ?? (this.#input.mayRepeat?.() === true ? this.#endpoint : null);
   }
 
   /** Another endpoint is there, and trying it is within the budget. */

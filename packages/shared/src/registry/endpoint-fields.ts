@@ -35,7 +35,6 @@ export function metaFromFields(fields: Readonly<Record<string, string>>): Endpoi
     lastBatch: lastBatchOr(fields.lastBatch),
     owedFrom: fields.owedFrom ? numberOr(fields.owedFrom, null) : null,
     reportsReuse: fields.reportsReuse === "true",
-    ...(fields.role ? { role: fields.role } : {}),
     findings: recordOr(fields.findings),
   };
 }

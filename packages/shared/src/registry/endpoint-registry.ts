@@ -40,8 +40,6 @@ export interface EndpointMeta {
   readonly owedFrom?: number | null;
   /** The engine's events have shown reports of reused blocks (`kv_cache_report_mode: full`). @defaultValue false */
   readonly reportsReuse?: boolean;
-  /** Part in disaggregated serving as the label `llm-d.ai/role` writes it, see `engine-role.ts`. Absent or null: serves requests as a whole. */
-  readonly role?: string | null;
   /** Contradictions and other findings, by name; empty when all is well. */
   readonly findings: Readonly<Record<string, string>>;
 }
