@@ -14,103 +14,110 @@
 -- returns  {removals of what was not held, keys emptied without separator}  applied
 --          the position found, nil when there is none                       nothing was changed
 
-local call, sub = redis.call, string.sub
-local position = call('HGET', KEYS[1], ARGV[2])
+local position = redis.call('HGET', KEYS[1], ARGV[2])
 if position ~= ARGV[3] then return position end
 
--- A call that breaks off half-way (a slot of a cluster that is on its way, a key of another type) leaves this mark: the endpoint's entries are dead from
--- then on, and whoever opens the shard next begins it anew.
-if #ARGV > 6 then call('HSET', KEYS[1], ARGV[2], position .. '!') end
+local function apply()
+  local call, sub = redis.call, string.sub
+  local prefix, endpoint, mine = ARGV[1], ARGV[2], ARGV[5] .. ':'
+  local reports = ARGV[6] == '1'
+  local order = {'gpu', 'cpu', 'storage', 'other'}
+  local unknown, emptied = 0, {}
 
-local prefix, endpoint, mine = ARGV[1], ARGV[2], ARGV[5] .. ':'
-local reports = ARGV[6] == '1'
-local order = {'gpu', 'cpu', 'storage', 'other'}
-local unknown, emptied = 0, {}
-
--- Copies by medium of an entry of this incarnation.
-local function decode(entry)
-  local copies = {}
-  for medium, count in string.gmatch(sub(entry, #mine + 1), '(%a+)%*?(%d*)') do copies[medium] = tonumber(count) or 1 end
-  return copies
-end
-
--- The entry for these copies, best medium first; nil when there are none.
-local function encode(copies)
-  local parts = {}
-  for _, medium in ipairs(order) do
-    local count = copies[medium] or 0
-    if count == 1 then parts[#parts + 1] = medium elseif count > 1 then parts[#parts + 1] = medium .. '*' .. count end
+  -- Copies by medium of an entry of this incarnation.
+  local function decode(entry)
+    local copies = {}
+    for medium, count in string.gmatch(sub(entry, #mine + 1), '(%a+)%*?(%d*)') do copies[medium] = tonumber(count) or 1 end
+    return copies
   end
-  if #parts > 0 then return mine .. table.concat(parts, ',') end
-end
 
-local function holdsElsewhere(block)
-  local fields = call('HGETALL', block)
-  for i = 1, #fields, 2 do
-    local field = fields[i]
-    if (field == endpoint or sub(field, 1, #endpoint + 1) == endpoint .. '#') and sub(fields[i + 1], 1, #mine) == mine then return true end
+  -- The entry for these copies, best medium first; nil when there are none.
+  local function encode(copies)
+    local parts = {}
+    for _, medium in ipairs(order) do
+      local count = copies[medium] or 0
+      if count == 1 then parts[#parts + 1] = medium elseif count > 1 then parts[#parts + 1] = medium .. '*' .. count end
+    end
+    if #parts > 0 then return mine .. table.concat(parts, ',') end
   end
-  return false
-end
 
-for run = 7, #ARGV, 2 do
-  local op, medium, group = string.match(ARGV[run], '^([+=-])(%a+)(.*)$')
-  local keys, field = ARGV[run + 1], endpoint .. group
-  local one = mine .. medium
-  if op ~= '-' then
-    for i = 1, #keys, 16 do
-      local key = sub(keys, i, i + 15)
-      local block = prefix .. key
-      if call('HSETNX', block, field, one) == 0 then
+  local function holdsElsewhere(block)
+    local fields = call('HGETALL', block)
+    for i = 1, #fields, 2 do
+      local field = fields[i]
+      if (field == endpoint or sub(field, 1, #endpoint + 1) == endpoint .. '#') and sub(fields[i + 1], 1, #mine) == mine then return true end
+    end
+    return false
+  end
+
+  for run = 7, #ARGV, 2 do
+    local op, medium, group = string.match(ARGV[run], '^([+=-])(%a+)(.*)$')
+    local keys, field = ARGV[run + 1], endpoint .. group
+    local one = mine .. medium
+    if op ~= '-' then
+      for i = 1, #keys, 16 do
+        local key = sub(keys, i, i + 15)
+        local block = prefix .. key
+        if call('HSETNX', block, field, one) == 0 then
+          local entry = call('HGET', block, field)
+          if entry == one then
+            if op == '+' then call('HSET', block, field, one .. '*2') end
+          elseif sub(entry, 1, #mine) == mine then
+            local copies = decode(entry)
+            if op == '+' or not copies[medium] then
+              copies[medium] = (copies[medium] or 0) + 1
+              call('HSET', block, field, encode(copies))
+            end
+          else
+            call('HSET', block, field, one)
+          end
+        end
+        if reports then emptied[key] = nil end
+      end
+    else
+      for i = 1, #keys, 16 do
+        local key = sub(keys, i, i + 15)
+        local block = prefix .. key
         local entry = call('HGET', block, field)
+        local gone = false
         if entry == one then
-          if op == '+' then call('HSET', block, field, one .. '*2') end
+          call('HDEL', block, field)
+          gone = true
+        elseif not entry then
+          unknown = unknown + 1
         elseif sub(entry, 1, #mine) == mine then
           local copies = decode(entry)
-          if op == '+' or not copies[medium] then
-            copies[medium] = (copies[medium] or 0) + 1
-            call('HSET', block, field, encode(copies))
+          if copies[medium] then
+            copies[medium] = copies[medium] - 1
+            entry = encode(copies)
+            if entry then call('HSET', block, field, entry) else
+              call('HDEL', block, field)
+              gone = true
+            end
+          else
+            unknown = unknown + 1
           end
         else
-          call('HSET', block, field, one)
-        end
-      end
-      if reports then emptied[key] = nil end
-    end
-  else
-    for i = 1, #keys, 16 do
-      local key = sub(keys, i, i + 15)
-      local block = prefix .. key
-      local entry = call('HGET', block, field)
-      local gone = false
-      if entry == one then
-        call('HDEL', block, field)
-        gone = true
-      elseif not entry then
-        unknown = unknown + 1
-      elseif sub(entry, 1, #mine) == mine then
-        local copies = decode(entry)
-        if copies[medium] then
-          copies[medium] = copies[medium] - 1
-          entry = encode(copies)
-          if entry then call('HSET', block, field, entry) else
-            call('HDEL', block, field)
-            gone = true
-          end
-        else
+          -- Of another incarnation: dead, and in nobody's way any more.
+          call('HDEL', block, field)
           unknown = unknown + 1
         end
-      else
-        -- Of another incarnation: dead, and in nobody's way any more.
-        call('HDEL', block, field)
-        unknown = unknown + 1
+        if gone and reports and not holdsElsewhere(block) then emptied[key] = true end
       end
-      if gone and reports and not holdsElsewhere(block) then emptied[key] = true end
     end
   end
+  call('HSET', KEYS[1], endpoint, ARGV[4])
+  local list = {}
+  for key in pairs(emptied) do list[#list + 1] = key end
+  return {unknown, table.concat(list)}
 end
 
-call('HSET', KEYS[1], endpoint, ARGV[4])
-local list = {}
-for key in pairs(emptied) do list[#list + 1] = key end
-return {unknown, table.concat(list)}
+-- A call that breaks off half-way (a slot of a cluster that is on its way, a key of another type) leaves a mark: the endpoint's entries are dead from
+-- then on, and whoever opens the shard next begins it anew. Where the mark cannot be written, nothing else was: a server refuses for lack of memory,
+-- or because it is a replica, before a script's first write, and the shard's seq was here a moment ago.
+local applied, reply = pcall(apply)
+if applied then return reply end
+redis.pcall('HSET', KEYS[1], ARGV[2], position .. '!')
+-- As Redis has put it: its code first.
+local text = type(reply) == 'table' and reply.err or tostring(reply)
+return redis.error_reply((string.gsub(text, '^@user_script: ?%d+: ', '')))
