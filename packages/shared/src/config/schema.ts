@@ -178,7 +178,6 @@ const scorersSchema = z.strictObject({
   "no-hit-lru-scorer": scorerWeight.default(0).describe("Spreads prompts that nobody holds any part of."),
 });
 
-export const routerSchema = z.strictObject({
 export const extProcSchema = z.strictObject({
   listen: hostPort
     .nullable()
@@ -230,6 +229,7 @@ export const extProcSchema = z.strictObject({
     .describe("On SIGTERM, how long requests are taken on while health checks say NOT_SERVING already; at most half of drainTimeoutMs."),
 });
 
+export const routerSchema = z.strictObject({
   listen: hostPort.default("0.0.0.0:8080").describe("OpenAI-compatible proxy and /kvatlas API."),
   admin: hostPort.default("0.0.0.0:9090").describe("/livez, /readyz, /metrics; keep it off the public network."),
   policy: z
@@ -299,9 +299,9 @@ export const extProcSchema = z.strictObject({
   upstream: upstreamSchema.prefault({}).describe("What the router is to replicas."),
   disaggregation: disaggregationSchema.prefault({}).describe("Prefill and decoding on different replicas, in pools that have both (role)."),
   overload: overloadSchema.prefault({}).describe("What happens when there is too much; off unless enabled."),
+  extProc: extProcSchema.prefault({}).describe("Endpoint picker for gateways (Gateway API Inference Extension); see docs/gateway.md."),
   responseHeaders: z.boolean().default(true).describe("Send x-kvatlas-endpoint, x-kvatlas-matched-tokens and x-kvatlas-mode."),
   decisionHeader: z
-  extProc: extProcSchema.prefault({}).describe("Endpoint picker for gateways (Gateway API Inference Extension); see docs/gateway.md."),
     .boolean()
     .default(false)
     .describe("Send x-kvatlas-decision: mode, reason and the three best endpoints with what their scores are made of."),
