@@ -55,7 +55,8 @@ export async function run(): Promise<object> {
   const config = configSchema.parse({
     redis: { url: server.url, commandTimeoutMs: 1_000 },
     pools: [{ name: "bench", model, endpoints: { static: endpointIds().map((address) => ({ address })) } }],
-    router: { listen: "127.0.0.1:0", admin: "127.0.0.1:0", lookupTimeoutMs: 1_000, verifySampleRate: 0 },
+    // Nobody sends signs of life for the endpoints.
+    router: { listen: "127.0.0.1:0", admin: "127.0.0.1:0", lookupTimeoutMs: 1_000, verifySampleRate: 0, endpointTtlMs: 3_600_000 },
   });
   const writing = createRedisBackend(config.redis, "background", silentLogger);
   const backend = createRedisBackend(config.redis, "request", silentLogger);

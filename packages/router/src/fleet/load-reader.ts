@@ -28,6 +28,7 @@ export class LoadReader {
   readonly #staleMs: number;
   #underWay: { readonly name: string; readonly since: number; readonly reading: Promise<FleetLoad> } | null = null;
   #last: FleetLoad = none;
+  #lastAsked: { readonly name: string; readonly since: number } | null = null;
 
   constructor(registry: Pick<EndpointRegistry, "readLoad">, clock: Clock, options: LoadReaderOptions = {}) {
     this.#registry = registry;
@@ -40,6 +41,13 @@ export class LoadReader {
     return this.#last;
   }
 
+  /** The last good reading, if it was of these routers and began no longer ago than that. */
+  recent(routerIds: readonly string[], maxAgeMs: number): FleetLoad | null {
+    const asked = this.#lastAsked;
+    if (asked === null || this.#clock.monotonic() - asked.since > maxAgeMs || asked.name !== routerIds.join(" ")) return null;
+    return this.#last;
+  }
+
   /** Rejects as `readLoad` does. */
   read(routerIds: readonly string[]): Promise<FleetLoad> {
     const name = routerIds.join(" ");
@@ -49,6 +57,7 @@ export class LoadReader {
     const reading = this.#registry.readLoad(routerIds).then((load) => {
       if (this.#underWay?.reading === reading) this.#underWay = null;
       this.#last = load;
+      this.#lastAsked = { name, since: now };
       return load;
     });
     this.#underWay = { name, since: now, reading };

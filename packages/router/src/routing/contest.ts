@@ -26,6 +26,9 @@ export interface ContestOptions {
   readonly lookupTimeoutMs: number;
 }
 
+/** Age of a reading of the load that is not read again: replicas are asked, and routers tell what they have under way, less often than that. */
+const maxLoadAgeMs = 5;
+
 /** Who can take a request, and in which order: the part of a decision that all modes share. */
 export class Contest {
   readonly #deps: ContestDeps;
@@ -36,11 +39,13 @@ export class Contest {
     this.#options = options;
   }
 
-  /** Never rejects: the last good reading stands in. */
-  async readLoad({ input, isDryRun }: RequestWork): Promise<FleetLoad> {
+  /** Never rejects: the last good reading stands in. Dry runs have a reading of their own. */
+  async readLoad({ input, isDryRun }: RequestWork, maxAgeMs = maxLoadAgeMs): Promise<FleetLoad> {
     const { loads, logger } = this.#deps;
     const { routers } = input.fleet;
     const asked = isDryRun ? routers : routers.filter((router) => router !== this.#options.routerId);
+    const recent = isDryRun ? null : loads.recent(asked, maxAgeMs);
+    if (recent !== null) return recent;
     try {
       return await within(this.#options.lookupTimeoutMs, "reading the load", async () => loads.read(asked));
     } catch (error) {

@@ -3,11 +3,14 @@ import { type OffPolicyName, type OffPolicySources, rankOff } from "../off-polic
 import { heldNowhere } from "../residency.ts";
 import type { Mode } from "./mode.ts";
 
+/** Routers tell what they have under way every 150 ms, and what this one has is always counted as it is. */
+const maxLoadAgeMs = 50;
+
 /** Routes without looking at prompts: the baselines. */
 export function createOffMode(contest: Contest, policy: OffPolicyName, sources: OffPolicySources): Mode {
   return {
     rule: async (work) => {
-      const candidates = contest.candidates(work, await contest.readLoad(work), heldNowhere);
+      const candidates = contest.candidates(work, await contest.readLoad(work, maxLoadAgeMs), heldNowhere);
       return { mode: "off", reason: policy, ranking: rankOff(policy, candidates, work.tieKey, sources), residency: heldNowhere };
     },
   };
