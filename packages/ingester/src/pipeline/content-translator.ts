@@ -26,6 +26,8 @@ export interface ContentTranslatorOptions {
   readonly blockSizeTokens: number;
   /** The cache group whose blocks are those of the chain. */
   readonly chainGroup: () => CacheGroupId;
+  /** Nobody has written to the incarnation's table yet: as long as everything fits in memory there is nothing to read from it. @defaultValue false */
+  readonly isTableEmpty?: boolean;
 }
 
 /** Entries of the table that are kept at hand; the whole of it is in the registry. */
@@ -58,7 +60,7 @@ function isPaired(event: BlockStored, blockSizeTokens: number): boolean {
  * Keys from token contents, for engines whose own hashes cannot be reproduced. Removals and parents name engine hashes only, so the registry
  * holds a table engine hash -> key per incarnation, which outlives the owner.
  *
- * The table is written before the index, so that whatever the index holds can be removed again. A pair is dropped when the last copy of its
+ * The table is written before the index, so that whatever the index holds can be removed again, and once for all batches that are written together. A pair is dropped when the last copy of its
  * block is gone; a crash in between leaves an unused pair behind until the next incarnation.
  *
  * The same hash in two cache groups names the same tokens (vLLM 0.24 to 0.33: the last fine hash of a group's block): where a store does not say
@@ -69,7 +71,11 @@ export class ContentTranslator implements KeyTranslator {
   readonly #deps: ContentTranslatorDeps;
   readonly #options: ContentTranslatorOptions;
   readonly #mapper: ContentKeyMapper;
-  readonly #known = new LRUCache<TableField, BlockKey>({ max: maxCached });
+  readonly #known: LRUCache<TableField, BlockKey>;
+  /** The table has nothing that is not at hand. */
+  #isAllKnown: boolean;
+  /** Pairs that are not in the table yet: written before the index gets their batches, many at once. */
+  readonly #unsaved = new Map<TableField, BlockKey>();
   /** Pairs removed from some copy, by key: dropped when the index says that it was the last one. */
   readonly #removed = new LRUCache<BlockKey, Set<TableField>>({ max: maxCached });
   readonly #waiting = new Map<TableField, Waiting[]>();
@@ -79,23 +85,35 @@ export class ContentTranslator implements KeyTranslator {
     this.#deps = deps;
     this.#options = options;
     this.#mapper = createContentKeyMapper({ seed: options.seed, model: options.model });
+    this.#isAllKnown = options.isTableEmpty ?? false;
+    this.#known = new LRUCache({
+      max: maxCached,
+      dispose: (_key, _field, reason) => {
+        if (reason === "evict") this.#isAllKnown = false;
+      },
+    });
   }
 
   async translate(events: readonly KvEvent[]): Promise<readonly IndexOp[]> {
     await this.#lookUp(events);
     this.#expire();
     const runs = new OpRuns();
-    const pairs = new Map<TableField, BlockKey>();
+    const pairs = this.#unsaved;
     this.#mapAhead(events, pairs);
     for (const event of events) {
       if (event.kind === "stored") this.#store(event, runs, pairs);
       else if (event.kind === "removed") this.#remove(event.hashes, event.group, event.medium, runs);
     }
-    if (pairs.size > 0) {
-      const { endpoint, incarnation } = this.#options;
-      await this.#deps.stored(() => this.#deps.registry.saveEngineHashes(endpoint, incarnation, pairs));
-    }
     return runs.ops;
+  }
+
+  async save(): Promise<void> {
+    if (this.#unsaved.size === 0) return;
+    const { endpoint, incarnation } = this.#options;
+    const pairs = new Map(this.#unsaved);
+    await this.#deps.registry.saveEngineHashes(endpoint, incarnation, pairs);
+    // Others may have come meanwhile.
+    for (const [field, key] of pairs) if (this.#unsaved.get(field) === key) this.#unsaved.delete(field);
   }
 
   keyOf(hash: EngineHash, group: CacheGroupId): BlockKey | null {
@@ -108,6 +126,7 @@ export class ContentTranslator implements KeyTranslator {
       for (const field of this.#removed.get(key) ?? []) {
         fields.push(field);
         this.#known.delete(field);
+        this.#unsaved.delete(field);
       }
       this.#removed.delete(key);
     }
@@ -115,14 +134,17 @@ export class ContentTranslator implements KeyTranslator {
     await this.#deps.registry.dropEngineHashes(this.#options.endpoint, this.#options.incarnation, fields);
   }
 
-  /** Fetches what the batch names and is not at hand, in one call. */
+  /** Fetches what the batch names and is not at hand, in one call; nothing where all of the table is at hand. */
   async #lookUp(events: readonly KvEvent[]): Promise<void> {
     const missing = new Set<TableField>();
     const inBatch = new Set<TableField>();
     const chainGroup = this.#options.chainGroup();
     const want = (hash: EngineHash, group: CacheGroupId): void => {
       for (const field of [fieldOf(hash, group), fieldOf(hash, chainGroup)]) {
-        if (!inBatch.has(field) && !this.#known.has(field)) missing.add(field);
+        if (inBatch.has(field) || this.#known.has(field)) continue;
+        const unsaved = this.#unsaved.get(field);
+        if (unsaved === undefined) missing.add(field);
+        else this.#known.set(field, unsaved);
       }
     };
     for (const event of events) {
@@ -133,7 +155,7 @@ export class ContentTranslator implements KeyTranslator {
       if (event.parent !== null) want(event.parent, event.group);
       if (isDescribed) for (const hash of event.hashes) inBatch.add(fieldOf(hash, event.group));
     }
-    if (missing.size === 0) return;
+    if (missing.size === 0 || this.#isAllKnown) return;
     const fields = [...missing];
     const { endpoint, incarnation } = this.#options;
     const keys = await this.#deps.stored(() => this.#deps.registry.resolveEngineHashes(endpoint, incarnation, fields));

@@ -77,6 +77,8 @@ export class EventApplier {
   #feed: IndexFeed | null = null;
   #translator: KeyTranslator | null = null;
   #isPristine = false;
+  /** Of engine hashes, in this incarnation: nobody has written to it. */
+  #isTableEmpty = false;
   #wireForm: WireForm | null = null;
   #lastTaken: BatchMark | null = null;
   #candidateMark: BatchMark | null = null;
@@ -185,6 +187,7 @@ export class EventApplier {
     }
     this.#incarnation = { number, from };
     this.#isPristine = true;
+    this.#isTableEmpty = true;
     // Not before: a later owner must not go on without counting from counts that are too high.
     this.#deps.profile.reportsReuse = this.#reuse.isShown;
     if (this.#feed !== null) {
@@ -373,10 +376,12 @@ export class EventApplier {
               seed: scheme.seed,
               blockSizeTokens: keys.blockSizeTokens,
               chainGroup: () => this.#groups.chainGroup(keys.blockSizeTokens),
+              isTableEmpty: this.#isTableEmpty,
             },
           );
+    this.#isTableEmpty = false;
     const translator = this.#translator;
-    this.#feed?.onEmptied(translator.wantsEmptied ? (emptied) => translator.forget(emptied) : null);
+    this.#feed?.accompany(translator.wantsEmptied ? translator : null);
   }
 
   #feedOf(writer: IndexWriter): IndexFeed {

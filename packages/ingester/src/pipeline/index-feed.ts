@@ -22,6 +22,14 @@ export interface IndexFeedOptions {
   readonly onFailure: () => void;
 }
 
+/** Keeps something beside the index that goes with it. */
+export interface FeedCompanion {
+  /** Before a group is written. May be repeated. */
+  save(): Promise<void>;
+  /** After it, with the keys that have lost their last copy. */
+  forget(emptied: readonly BlockKey[]): Promise<void>;
+}
+
 /** A batch on its way into the index. */
 export interface FedBatch extends SequencedOps {
   /** Monotonic ms; null for a replayed batch. */
@@ -41,7 +49,7 @@ export class IndexFeed {
   readonly #deps: IndexFeedDeps;
   readonly #options: IndexFeedOptions;
   readonly #writer: IndexWriter;
-  #onEmptied: ((emptied: readonly BlockKey[]) => Promise<void>) | null = null;
+  #companion: FeedCompanion | null = null;
   #group: FedBatch[] = [];
   #groupOps = 0;
   #groupSince = 0;
@@ -63,9 +71,9 @@ export class IndexFeed {
     return this.#writer;
   }
 
-  /** Who wants to know which keys have lost their last copy; null: nobody. */
-  onEmptied(listener: ((emptied: readonly BlockKey[]) => Promise<void>) | null): void {
-    this.#onEmptied = listener;
+  /** Who writes beside the index; null: nobody. */
+  accompany(companion: FeedCompanion | null): void {
+    this.#companion = companion;
   }
 
   /** Monotonic ms at which the waiting group is to be written, or the store to be asked where nothing waits. */
@@ -149,8 +157,10 @@ export class IndexFeed {
     const { clock, metrics, logger } = this.#deps;
     const startedAt = clock.monotonic();
     const retry = { logger, onRetry: () => metrics.storeRetries.inc() };
-    const onEmptied = this.#onEmptied;
-    const result = await untilStored(() => this.#writer.apply(group, { reportEmptied: onEmptied !== null }), retry, this.#options.signal);
+    const companion = this.#companion;
+    const { signal } = this.#options;
+    if (companion !== null) await untilStored(() => companion.save(), retry, signal);
+    const result = await untilStored(() => this.#writer.apply(group, { reportEmptied: companion !== null }), retry, signal);
     const doneAt = clock.monotonic();
     this.#confirmedAt = doneAt;
     metrics.flushSeconds.observe((doneAt - startedAt) / 1_000);
@@ -159,9 +169,7 @@ export class IndexFeed {
     for (const [op, blocks] of Object.entries(countOps(group))) if (blocks > 0) metrics.blocks.inc({ op }, blocks);
     const receivedAt = group.find((batch) => batch.receivedAt !== null)?.receivedAt;
     if (receivedAt !== undefined && receivedAt !== null) metrics.visibleSeconds.observe((doneAt - receivedAt) / 1_000);
-    if (onEmptied !== null && result.emptied.length > 0) {
-      await untilStored(() => onEmptied(result.emptied), retry, this.#options.signal);
-    }
+    if (companion !== null && result.emptied.length > 0) await untilStored(() => companion.forget(result.emptied), retry, signal);
   }
 }
 

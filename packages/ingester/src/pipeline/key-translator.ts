@@ -10,6 +10,8 @@ export interface KeyTranslator {
   translate(events: readonly KvEvent[]): readonly IndexOp[] | Promise<readonly IndexOp[]>;
   /** Key of a block of the batch last translated, or of a group before; null when it is not known. */
   keyOf(hash: EngineHash, group: CacheGroupId): BlockKey | null;
+  /** To be called before operations are applied: whatever they need beside the index is written, for all that were translated so far. May be repeated. */
+  save(): Promise<void>;
   /** Called once the operations have been applied, with the keys whose last copy went away. */
   forget(emptied: readonly BlockKey[]): Promise<void>;
 }
@@ -33,6 +35,7 @@ export function createNativeTranslator(storeOp: StoreOp): KeyTranslator {
       return runs.ops;
     },
     keyOf: (hash) => hash as string as BlockKey,
+    save: () => Promise.resolve(),
     forget: () => Promise.resolve(),
   };
 }

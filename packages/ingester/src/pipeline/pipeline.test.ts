@@ -8,7 +8,7 @@ import { MemoryEndpointRegistry } from "@kvatlas/shared/registry/memory-endpoint
 import type { BlockKey, EndpointId, EngineHash, ScopeId } from "@kvatlas/shared/types";
 import { describe, expect, it } from "vitest";
 import { createIngesterMetrics } from "../metrics.ts";
-import { ContentTranslator } from "./content-translator.ts";
+import { ContentTranslator, type ContentTranslatorDeps } from "./content-translator.ts";
 import { GroupCatalog, groupKindOf } from "./group-catalog.ts";
 import { HeldBatches } from "./held-batches.ts";
 import { IndexFeed } from "./index-feed.ts";
@@ -234,19 +234,60 @@ describe("IndexFeed", () => {
 describe("ContentTranslator", () => {
   const endpoint = "e" as EndpointId;
 
-  async function translatorOn(registry: MemoryEndpointRegistry, clock = new FakeClock(), chainGroup = 0) {
+  async function translatorOn(
+    registry: MemoryEndpointRegistry,
+    clock = new FakeClock(),
+    chainGroup = 0,
+    {
+      calls = registry,
+      isTableEmpty = false,
+    }: { readonly calls?: ContentTranslatorDeps["registry"]; readonly isTableEmpty?: boolean } = {},
+  ) {
     const lease = await registry.acquire(endpoint, "o", 60_000);
     if (lease === null) throw new Error("nobody else holds it");
     const incarnation = (await registry.state(endpoint)).incarnation || ((await registry.startIncarnation(lease, 0)) ?? 0);
     const metrics = testMetrics();
     const translator = new ContentTranslator(
-      { registry, clock, skips: new SkipLog({ metrics, clock, logger: silentLogger }), storeOp: countEachStore, stored: (call) => call() },
-      { endpoint, incarnation, model: "m", seed: "", blockSizeTokens: 2, chainGroup: () => chainGroup },
+      {
+        registry: calls,
+        clock,
+        skips: new SkipLog({ metrics, clock, logger: silentLogger }),
+        storeOp: countEachStore,
+        stored: (call) => call(),
+      },
+      { endpoint, incarnation, model: "m", seed: "", blockSizeTokens: 2, chainGroup: () => chainGroup, isTableEmpty },
     );
     const skipped = async (reason: string) =>
       (await metrics.skipped.get()).values.filter(({ labels }) => labels.reason === reason).reduce((sum, { value }) => sum + value, 0);
     return { translator, skipped, clock, incarnation };
   }
+
+  it("writes its table once for all batches since the last time, and reads none that nobody else has written", async () => {
+    const registry = new MemoryEndpointRegistry();
+    const calls: string[] = [];
+    const counted = {
+      resolveEngineHashes: (...of: Parameters<typeof registry.resolveEngineHashes>) => {
+        calls.push("read");
+        return registry.resolveEngineHashes(...of);
+      },
+      saveEngineHashes: (...of: Parameters<typeof registry.saveEngineHashes>) => {
+        calls.push(`write ${of[2].size}`);
+        return registry.saveEngineHashes(...of);
+      },
+      dropEngineHashes: registry.dropEngineHashes.bind(registry),
+    };
+    const { translator } = await translatorOn(registry, new FakeClock(), 0, { calls: counted, isTableEmpty: true });
+    for (let n = 1; n <= 50; n++) await translator.translate([stored([n], n === 1 ? null : n - 1), removed([1_000 + n])]);
+    await translator.save();
+    await translator.save();
+    expect(calls).toEqual(["write 50"]);
+    // The next owner knows nothing, and finds all of it.
+    calls.length = 0;
+    const next = await translatorOn(registry, new FakeClock(), 0, { calls: counted });
+    const [op] = await next.translator.translate([stored([51], 50)]);
+    expect(op?.keys).toHaveLength(1);
+    expect(calls).toEqual(["read"]);
+  });
 
   it("gives the same keys whether a chain comes in one store or two, and finds them again for removals", async () => {
     const { translator } = await translatorOn(new MemoryEndpointRegistry());
@@ -261,6 +302,7 @@ describe("ContentTranslator", () => {
     const registry = new MemoryEndpointRegistry();
     const first = await translatorOn(registry);
     const [ops] = await first.translator.translate([stored([1, 2], null)]);
+    await first.translator.save();
     const second = await translatorOn(registry);
     expect(second.incarnation).toBe(first.incarnation);
     expect(await second.translator.translate([removed([2])])).toEqual([{ op: "remove", medium: "gpu", group: 0, keys: [ops?.keys[1]] }]);
@@ -273,6 +315,7 @@ describe("ContentTranslator", () => {
     const keys = ops?.keys ?? [];
     await translator.translate([removed([1, 2])]);
     await translator.translate([stored([1], null)]);
+    await translator.save();
     await translator.forget(keys);
     expect(await registry.resolveEngineHashes(endpoint, incarnation, [hash(1), hash(2)])).toEqual([keys[0], null]);
   });
@@ -305,6 +348,7 @@ describe("ContentTranslator", () => {
     expect(masked).toEqual({ op: "store", medium: "gpu", group: 0, keys: [full?.keys[2]] });
     const [further] = await translator.translate([stored([4], 3), stored([4], 3, { group: 1 })]);
     // Another owner goes on with both groups' part of the table.
+    await translator.save();
     const second = await translatorOn(registry, new FakeClock(), 1);
     const ops = await second.translator.translate([stored([4], 2, { tokenIds: [3, 4, 4, 5] }), removed([3]), removed([4], { group: 1 })]);
     expect(ops).toEqual([
