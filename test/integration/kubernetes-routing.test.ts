@@ -46,7 +46,8 @@ interface Fleet {
   readonly readyz: () => Promise<string>;
   readonly ingesters: readonly Ingester[];
   readonly router: Router;
-  simulator(ip: string): Promise<Simulator>;
+  /** @param dials - the ingester that it publishes to; else it binds, as the pods' settings say */
+  simulator(ip: string, dials?: string): Promise<Simulator>;
   backend(): Backend;
 }
 
@@ -56,6 +57,7 @@ async function startFleet(
   pods: (ports: { http: number; events: number; replay: number }) => PodSettings,
   ingesterCount = 1,
   redis = {},
+  ingester = {},
 ): Promise<Fleet> {
   const http = await freePortRange(3);
   const ports = { http, events: http + 1, replay: http + 2 };
@@ -65,7 +67,7 @@ async function startFleet(
     kubernetes: { kubeconfig: path },
     pools: [{ name: "p", model, endpoints: { kubernetes: pods(ports) }, prefixCache: { hashSeed: "42" } }],
     router: { listen: "127.0.0.1:0", admin: "127.0.0.1:0", lookupTimeoutMs: 2_000 },
-    ingester: { heartbeatMs: 100, leaseTtlMs: 600, scrapeIntervalMs: 50 },
+    ingester: { heartbeatMs: 100, leaseTtlMs: 600, scrapeIntervalMs: 50, ...ingester },
   });
   const memory = createMemoryBackend();
   const backend = (): Backend => {
@@ -106,7 +108,7 @@ async function startFleet(
     ingesters,
     router,
     backend,
-    simulator: async (ip) => {
+    simulator: async (ip, dials) => {
       const simulator = createSimulator(
         {},
         {
@@ -114,7 +116,8 @@ async function startFleet(
           seed: "42",
           speed: 200,
           listen: `${ip}:${http}`,
-          kvEventsEndpoint: `tcp://${ip}:${ports.events}`,
+          kvEventsEndpoint: dials ?? `tcp://${ip}:${ports.events}`,
+          ...(dials === undefined ? {} : { topic: null }),
           replayEndpoint: `tcp://${ip}:${ports.replay}`,
         },
       );
@@ -228,6 +231,27 @@ describe("replicas that are pods", () => {
     await eventually(async () => expect(await fleet.readyz()).toContain("InferencePool default/qwen does not exist"));
     expect((await ask(fleet, 2)).status).toBe(503);
     await eventually(async () => expect(await fleet.backend().registry.endpoints()).toEqual([]));
+  });
+
+  it("may dial the ingester: what they publish is theirs, under the settings that the cluster gives", async () => {
+    const api = await startApi();
+    const bind = `tcp://127.0.0.1:${await freePortRange(1)}`;
+    const fleet = await startFleet(api, () => ({ inferencePool: "qwen" }), 1, {}, { bind });
+    const one = `127.0.0.2:${fleet.httpPort}`;
+    // It publishes before anybody knows its pod, and gets no requests until then.
+    const simulator = await fleet.simulator("127.0.0.2", bind);
+    const body = JSON.stringify({ model, prompt: prompt(5), max_tokens: 1 });
+    await (
+      await fetch(`${simulator.url}/v1/completions`, { method: "POST", headers: { "content-type": "application/json" }, body })
+    ).text();
+    await eventually(async () => expect((await fleet.backend().registry.endpoints()).map(({ id }) => id)).toEqual([one]));
+    expect((await ask(fleet, 5)).status).toBe(503);
+    api.put(podsResource, pod("a", "127.0.0.2"));
+    api.put(poolResource, inferencePool("qwen", [fleet.httpPort]));
+    await eventually(async () => expect(await ready(fleet)).toEqual([one]));
+    await eventually(async () => expect((await ask(fleet, 5)).matched).toBeGreaterThan(0));
+    api.remove(podsResource, "a");
+    await eventually(async () => expect(await ready(fleet)).toEqual([]));
   });
 
   it("are watched by one ingester for all, which another one replaces", async () => {

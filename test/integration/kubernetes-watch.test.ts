@@ -291,6 +291,34 @@ describe("an InferencePool", () => {
     expect(targets).toHaveLength(1);
   });
 
+  it("whose kind is unknown for a moment stays, and goes when it is unknown for good", async () => {
+    api.put(podsResource, pod("a", "10.0.0.1"));
+    api.put(poolResource, inferencePool("qwen", [8000]));
+    await discover(byPool);
+    await eventually(async () => expect(await ports()).toEqual(["10.0.0.1:8000"]));
+    const exists: (boolean | undefined)[] = [];
+    closers.push(async () => stop());
+    const stop = records.onChange(async () => exists.push((await record())?.exists));
+    let answers = 1;
+    api.intercept = (request, response) => {
+      if (answers === 0 || request.url?.includes("inference.networking.k8s.io") !== true) return false;
+      answers -= 1;
+      response.writeHead(404);
+      response.end();
+      return true;
+    };
+    api.endWatches("gone");
+    const lists = () => api.seen.filter((line) => line === "list inferencepools").length;
+    const seen = lists();
+    await eventually(() => expect([answers, lists() > seen + 1]).toEqual([0, true]));
+    api.put(podsResource, pod("b", "10.0.0.2"));
+    await expectPods("a", "b");
+    expect(exists).not.toContain(false);
+    api.uninstall(poolResource);
+    api.endWatches("gone");
+    await eventually(async () => expect(await record()).toMatchObject({ exists: false, targets: [] }));
+  });
+
   it("is tracked as the policy in its namespace says, also when the policy's kind is installed later", async () => {
     api.put(podsResource, pod("a", "10.0.0.1"));
     const annotations = { "inference.networking.x-k8s.io/routing-strategy": "PREFIX_CACHE" };

@@ -109,6 +109,11 @@ export class KubeApiServer {
     if (!this.#objects.has(resource)) this.#objects.set(resource, new Map());
   }
 
+  /** Nobody knows the kind, nor its objects, until it is installed again. */
+  uninstall(resource: string): void {
+    this.#objects.delete(resource);
+  }
+
   /** Creates or replaces an object. */
   put(resource: string, object: KubeObject): void {
     const objects = this.#objects.get(resource);

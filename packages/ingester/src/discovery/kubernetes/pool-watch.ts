@@ -131,7 +131,8 @@ export class PoolWatch {
 
   #problems(): string[] {
     // Of two groups one is enough: what hides the other is worth a word while the pool has not been found.
-    const pools = this.#found() === null ? this.#poolWatches.map(({ watch }) => watch.problem) : [];
+    const kind = this.#found()?.kind ?? null;
+    const pools = this.#poolWatches.filter((candidate) => kind === null || candidate.kind === kind).map(({ watch }) => watch.problem);
     return [...pools, this.#pods?.watch.problem ?? null, ...(this.#options.objects?.problems ?? [])].filter((problem) => problem !== null);
   }
 

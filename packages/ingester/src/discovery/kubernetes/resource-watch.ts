@@ -43,7 +43,7 @@ export interface WatchTiming {
 const defaultTiming: WatchTiming = { firstDelayMs: 200, maxDelayMs: 30_000, absentDelayMs: 60_000, watchSeconds: 290 };
 const pageLimit = 500;
 const maxPages = 200;
-/** Failures in a row after which what one can do without is done without. */
+/** Failures in a row after which what one can do without is done without, and what was there is believed to be gone. */
 const patience = 3;
 
 /**
@@ -234,6 +234,11 @@ export class ResourceWatch<T> {
   #absent(): number {
     this.#deps.onRequest?.(this.#kind.plural, "absent");
     const { required } = this.#options;
+    // An API server that has just started may not know yet what is installed: one answer is not enough to take away what was there.
+    if (this.#items.size > 0 && this.#failures < patience) {
+      this.#report(`${this.#kind.plural} are unknown to the API server (404), and were known before; it is asked again`);
+      return this.#backOff();
+    }
     this.#items = new Map();
     this.#isAbsent = true;
     this.#isSynced = !required;
