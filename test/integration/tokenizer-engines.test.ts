@@ -38,7 +38,7 @@ const pieces = [
   "<s>",
   "</s>",
   "<|",
-];
+] as const;
 
 /** Without what keeps a text from being encoded by remembered words. */
 const plainPieces = [
@@ -68,11 +68,11 @@ const plainPieces = [
   "1234567",
   "こんにちは",
   "\u00a0 ",
-];
+] as const;
 
 function textOf(random: SeededRandom): string {
   const from = random.chance(0.5) ? pieces : plainPieces;
-  return Array.from({ length: random.between(1, 30) }, () => random.pick(from)).join(random.chance(0.5) ? " " : "");
+  return Array.from({ length: random.between(1, 30) }, () => random.pick<string>(from)).join(random.chance(0.5) ? " " : "");
 }
 
 const engines = await runnableEngines();
