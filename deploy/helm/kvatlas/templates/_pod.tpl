@@ -78,8 +78,6 @@ spec:
       env:
         - name: NODE_ENV
           value: production
-        - name: POD_NAMESPACE
-          valueFrom: { fieldRef: { fieldPath: metadata.namespace } }
         {{- include "kvatlas.redisEnv" (dict "root" $root "secret" .redisSecret) | indent 8 }}
         {{- with .env }}
         {{- . | nindent 8 }}
