@@ -20,6 +20,9 @@ const benches: Readonly<
   encodings: () => import("./encodings.ts"),
 };
 
+// Children die with this process only when it exits by itself.
+for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => process.exit(1));
+
 const [name, ...rest] = process.argv.slice(2);
 const bench = name === undefined ? undefined : await benches[name]?.();
 try {

@@ -26,8 +26,12 @@ export interface LearnedKeys {
   readonly blockSizeTokens: number;
 }
 
-/** Blocks per second and endpoint that are recomputed to see that the scheme still holds: about half a percent of a core. */
-const checkedBlocksPerSecond = 5_000;
+/**
+ * Blocks of an endpoint that are recomputed to see that the scheme still holds: so many at first, then so many a second. Each costs the
+ * ingester somewhat more than to take it in does.
+ */
+const checkedBlocksAtFirst = 5_000;
+const checkedBlocksPerSecond = 500;
 /** Blocks over which the match ratio is taken: at so many, what came before counts half. */
 const ratioBlocks = 2_000;
 
@@ -37,7 +41,7 @@ export class SchemeLearner {
   readonly #target: ReplicaTarget;
   #detector: SchemeDetector;
   #assumed: AssumedScheme | null = null;
-  #budget = checkedBlocksPerSecond;
+  #budget = checkedBlocksAtFirst;
   #budgetAt: number;
   #recentChecked = 0;
   #recentEqual = 0;
@@ -153,7 +157,8 @@ export class SchemeLearner {
   #mayCheck(blocks: number): boolean {
     const now = this.#deps.clock.monotonic();
     const refill = ((now - this.#budgetAt) / 1_000) * checkedBlocksPerSecond;
-    this.#budget = Math.min(checkedBlocksPerSecond, this.#budget + refill);
+    // What is saved up in quiet times is little, so that no burst of checks holds up what is to be applied.
+    this.#budget = Math.max(this.#budget, Math.min(checkedBlocksPerSecond, this.#budget + refill));
     this.#budgetAt = now;
     if (this.#budget <= 0) return false;
     this.#budget -= blocks;
