@@ -1,5 +1,6 @@
+import type { Worker } from "node:worker_threads";
 import { createThreadPromptEncoder, type ThreadPromptEncoder } from "@kvatlas/router/thread-encoder";
-import { silentLogger } from "@kvatlas/shared/logger";
+import { createLogger, silentLogger } from "@kvatlas/shared/logger";
 import { createLocalPromptEncoder } from "@kvatlas/shared/tokenization/local-prompt-encoder";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { runnableEngines } from "../support/tokenizer-engines.ts";
@@ -65,4 +66,61 @@ it("closing answers everything that waits", async () => {
   const results = await settled;
   expect(results).toHaveLength(6);
   await expect(encoder.encode(chat("x"))).rejects.toMatchObject({ code: "KVATLAS_TOKENIZER_BUSY" });
+});
+
+describe("threads that end", () => {
+  const threads: Worker[] = [];
+  const onWorker = (worker: Worker): void => {
+    threads.push(worker);
+  };
+  let failures = 0;
+  let encoder: ThreadPromptEncoder;
+
+  beforeAll(async () => {
+    process.on("worker", onWorker);
+    encoder = createThreadPromptEncoder(
+      { directory, threads: 1 },
+      {
+        logger: silentLogger,
+        onThreadFailure: () => {
+          failures += 1;
+        },
+      },
+    );
+    await encoder.ready;
+  });
+  afterAll(async () => {
+    process.off("worker", onWorker);
+    await encoder.close();
+  });
+
+  it("fail the requests they are at, are counted and replaced", async () => {
+    expect(threads).toHaveLength(1);
+    const expected = await encoder.encode(chat("after all"));
+    const at = encoder.encode(chat("never answered ".repeat(20_000)));
+    const failed = expect(at).rejects.toMatchObject({
+      code: "KVATLAS_TOKENIZER_UNAVAILABLE",
+      message: expect.stringContaining("thread ended"),
+    });
+    await threads[0]?.terminate();
+    await failed;
+    expect(failures).toBe(1);
+    expect(await encoder.encode(chat("after all"))).toEqual(expected);
+    expect(threads).toHaveLength(2);
+  });
+
+  it("are replaced while nobody asks, too", async () => {
+    await threads.at(-1)?.terminate();
+    expect((await encoder.encode(chat("later")))[0]?.tokenIds.length).toBeGreaterThan(0);
+    expect(failures).toBe(1);
+  });
+});
+
+it("a directory that leaves open which rules apply is warned of by name", async () => {
+  const lines: string[] = [];
+  const logger = createLogger({ service: "test", level: "warn", destination: { write: (line) => lines.push(line) } });
+  const encoder = createThreadPromptEncoder({ directory: modelDirectory("llama2"), threads: 1 }, { logger });
+  await encoder.ready;
+  await encoder.close();
+  expect(lines.join("")).toContain("config.json");
 });

@@ -53,3 +53,12 @@ it("wrong usage exits 2", async () => {
   expect(code).toBe(2);
   expect(stderr).toContain("md5");
 });
+
+it("takes files from one place, and the engine that is asked for", async () => {
+  const both = await tokenize(["--tokenizer", "/x", "--repository", "a/b"], "");
+  expect([both.code, both.stderr]).toEqual([2, expect.stringContaining("--tokenizer or --repository")]);
+  const engine = await tokenize(["--tokenizer", modelDirectory("llama2"), "--engine", "rust"], "");
+  expect([engine.code, engine.stderr]).toEqual([2, expect.stringContaining("auto, javascript, native")]);
+  const { code, lines } = await tokenize(["--tokenizer", modelDirectory("llama2"), "--engine", "javascript"], '{"prompt": "Hi"}\n');
+  expect([code, lines]).toEqual([0, [{ rendered: "Hi", token_ids: [1, 15359] }]]);
+});

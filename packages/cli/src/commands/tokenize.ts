@@ -3,8 +3,11 @@ import { createInterface } from "node:readline";
 import { isKvatlasError } from "@kvatlas/shared/errors";
 import { type BlockHasher, createBlockHasher, type KeyExtras } from "@kvatlas/shared/hashing/block-hasher";
 import { hashAlgorithms, type KeyScheme } from "@kvatlas/shared/hashing/key-scheme";
-import { loadPromptEncoderCore, type PromptEncoderCore } from "@kvatlas/shared/tokenization/local-prompt-encoder";
+import { createLogger } from "@kvatlas/shared/logger";
+import { tokenizerEngineChoices } from "@kvatlas/shared/tokenization/engine-choice";
+import { type EngineEncoder, loadEngineEncoder } from "@kvatlas/shared/tokenization/local-prompt-encoder";
 import { parseLosslessJson } from "@kvatlas/shared/tokenization/lossless-json";
+import { obtainModelFiles } from "@kvatlas/shared/tokenization/model-files";
 import type { EncodedPrompt } from "@kvatlas/shared/tokenization/prompt-encoder";
 import { usageError } from "../args.ts";
 import type { Command, CommandContext } from "../command.ts";
@@ -12,7 +15,7 @@ import type { Command, CommandContext } from "../command.ts";
 export const tokenizeCommand: Command = {
   name: "tokenize",
   summary: "prints prompt text, token ids and block keys of OpenAI request bodies",
-  usage: "tokenize --tokenizer DIR [--scheme S --seed S --block-size N] [--now TIME] < bodies.jsonl",
+  usage: "tokenize --tokenizer DIR|--repository NAME [--engine E] [--scheme S --seed S --block-size N] [--now TIME] < bodies.jsonl",
   description: [
     "Reads one request body a line from stdin and prints one JSON object a line: {rendered, token_ids} of the prompt as vLLM computes them,",
     "with {keys} when --scheme is given. A body with a list of prompts gives {prompts: [...]}, a refused one {error: {line, code, message}}.",
@@ -20,10 +23,23 @@ export const tokenizeCommand: Command = {
   ].join("\n"),
   examples: [
     `echo '{"messages": [{"role": "user", "content": "Hi"}]}' | kvatlas tokenize --tokenizer /models/Qwen3-32B`,
+    "kvatlas tokenize --repository Qwen/Qwen3-32B --revision main < bodies.jsonl",
     "kvatlas tokenize --tokenizer /models/Qwen3-32B --scheme sha256_cbor --seed 0 --block-size 16 < bodies.jsonl",
   ],
   options: {
     tokenizer: { type: "string", value: "DIR", description: "Directory with tokenizer.json and tokenizer_config.json." },
+    repository: {
+      type: "string",
+      value: "NAME",
+      description: "Instead of --tokenizer: the model's name on the hub; files are kept in huggingface_hub's cache.",
+    },
+    revision: {
+      type: "string",
+      value: "REVISION",
+      description: "Branch, tag or commit of --repository. Default: main, on ModelScope master.",
+    },
+    hub: { type: "string", value: "NAME", description: "Where --repository is: huggingface or modelscope. Default: huggingface." },
+    engine: { type: "string", value: "NAME", description: `${tokenizerEngineChoices.join(", ")}. Default: auto.` },
     "model-type": { type: "string", value: "NAME", description: "Overrides model_type of config.json." },
     scheme: { type: "string", value: "NAME", description: `Also prints block keys: content, ${hashAlgorithms.join(", ")}.` },
     seed: {
@@ -43,8 +59,10 @@ async function run({ args, stdin, stdout, signal }: CommandContext): Promise<num
   const now = parseNow(args.string("now"));
   const hasher = hasherOf(args);
   const modelType = args.string("model-type");
-  const core = await loadPromptEncoderCore({
-    directory: args.required("tokenizer"),
+  const engine = oneOf(args, "engine", tokenizerEngineChoices, "auto");
+  const encoder = await loadEngineEncoder({
+    directory: await directoryOf(args),
+    engine,
     ...(modelType === undefined ? {} : { modelType }),
     ...(now === null ? {} : { now: () => now }),
   });
@@ -54,10 +72,35 @@ async function run({ args, stdin, stdout, signal }: CommandContext): Promise<num
     if (signal.aborted) break;
     number += 1;
     if (line.trim() === "") continue;
-    const answer = answerTo(line, number, core, hasher);
+    const answer = await answerTo(line, number, encoder, hasher);
     if (!stdout.write(`${JSON.stringify(answer)}\n`)) await once(stdout, "drain", { signal }).catch(() => undefined);
   }
   return 0;
+}
+
+/** The directory given, or that of the repository's files. */
+async function directoryOf(args: CommandContext["args"]): Promise<string> {
+  const directory = args.string("tokenizer");
+  const repository = args.string("repository");
+  const revision = args.string("revision") ?? null;
+  const hub = oneOf(args, "hub", hubs, "huggingface");
+  if ((directory === undefined) === (repository === undefined)) throw usageError("Give --tokenizer or --repository, one of the two.");
+  if (directory !== undefined) {
+    if (revision !== null || args.string("hub") !== undefined) throw usageError("--revision and --hub need --repository.");
+    return directory;
+  }
+  const logger = createLogger({ service: "tokenize", level: "warn", fileDescriptor: 2 });
+  return obtainModelFiles({ hub, repository: repository ?? "", revision }, { logger, fetch, env: process.env });
+}
+
+const hubs = ["huggingface", "modelscope"] as const;
+
+function oneOf<T extends string>(args: CommandContext["args"], name: string, allowed: readonly T[], fallback: T): T {
+  const text = args.string(name);
+  if (text === undefined) return fallback;
+  const found = allowed.find((value) => value === text);
+  if (found === undefined) throw usageError(`--${name} must be one of ${allowed.join(", ")}, got "${text}".`);
+  return found;
 }
 
 interface PromptAnswer {
@@ -71,10 +114,10 @@ type Answer =
   | { readonly prompts: readonly PromptAnswer[] }
   | { readonly error: { readonly line: number; readonly code: string; readonly message: string } };
 
-function answerTo(line: string, number: number, core: PromptEncoderCore, hasher: BlockHasher | null): Answer {
+async function answerTo(line: string, number: number, encoder: EngineEncoder, hasher: BlockHasher | null): Promise<Answer> {
   try {
     const { kind, list, extras } = formOf(line);
-    const prompts = core.encode({ kind, bodyText: line }).map((prompt) => promptAnswer(prompt, hasher, extras));
+    const prompts = (await encoder.encode({ kind, bodyText: line })).map((prompt) => promptAnswer(prompt, hasher, extras));
     const [first] = prompts;
     return list || first === undefined ? { prompts } : first;
   } catch (error) {

@@ -4,6 +4,7 @@ import type { Logger } from "@kvatlas/shared/logger";
 import type { EngineEncoderOptions } from "@kvatlas/shared/tokenization/local-prompt-encoder";
 import { nativeEngineMissing } from "@kvatlas/shared/tokenization/native-engine";
 import type { PromptEncoder } from "@kvatlas/shared/tokenization/prompt-encoder";
+import { ambiguityOf } from "@kvatlas/shared/tokenization/tokenizer-files";
 import { Piscina } from "piscina";
 import { AdmissionQueue } from "./admission-queue.ts";
 import type { TokenizerAnswer, TokenizerTask, TokenizerThreadData } from "./tokenizer-thread.ts";
@@ -86,6 +87,8 @@ export function createThreadPromptEncoder(options: ThreadEncoderOptions, deps: T
     const source = typeof directory === "string" ? directory : await directory();
     const threads = wishedThreads ?? (isNative ? 1 : Math.min(4, Math.max(1, availableParallelism() - 1)));
     logger.info({ directory: source, threads }, "loading the tokenizer");
+    const ambiguity = options.modelType === undefined ? await ambiguityOf(source).catch(() => null) : null;
+    if (ambiguity !== null) logger.warn({ directory: source }, ambiguity);
     const tasksPerThread = isNative ? NATIVE_TASKS_PER_THREAD : 1;
     const pool = createPool({ ...encoderOptions, directory: source }, threads, tasksPerThread);
     pool.on("error", (error: unknown) => logger.error({ err: error }, "tokenizer thread failed"));

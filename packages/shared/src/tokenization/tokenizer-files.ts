@@ -36,6 +36,20 @@ export async function readTokenizerFiles(directory: string): Promise<TokenizerFi
   };
 }
 
+/**
+ * What a directory leaves open although everything can be read; null for nothing. Classes named LlamaTokenizer are rebuilt by the engine for some
+ * model types and run as published for others, and only config.json names the type.
+ */
+export async function ambiguityOf(directory: string): Promise<string | null> {
+  const [config, modelConfig] = await Promise.all([
+    readJson(directory, "tokenizer_config.json", true),
+    readJson(directory, "config.json", false),
+  ]);
+  const name = config?.tokenizer_class;
+  if (typeof modelConfig?.model_type === "string" || typeof name !== "string" || !/^LlamaTokenizer(?:Fast)?$/.test(name)) return null;
+  return `tokenizer_class is ${name} and no config.json names the model_type, so Llama's own rules are taken; DeepSeek, Phi 3 and others that use the class have different ones. Put the checkpoint's config.json into ${directory}.`;
+}
+
 async function readText(directory: string, name: string, required: boolean): Promise<string | null> {
   try {
     return await readFile(join(directory, name), "utf8");
