@@ -1,9 +1,11 @@
 import { once } from "node:events";
 import { Agent, type ClientRequest, request as httpRequest, type IncomingMessage } from "node:http";
 import { afterEach, describe, expect, it } from "vitest";
+import { runTool } from "../support/deploy-tools.ts";
 import {
   clusterOf,
   type EnvoyOptions,
+  envoyHint,
   findEnvoy,
   httpManagerOf,
   processingModeOf,
@@ -79,23 +81,14 @@ async function underWay(rig: Rig): Promise<number> {
   return [...inflight.values()].reduce((sum, { requests }) => sum + requests, 0);
 }
 
+const duplex = { request_body_mode: "FULL_DUPLEX_STREAMED", request_trailer_mode: "SEND", response_trailer_mode: "SEND" };
 const variants: readonly (readonly [string, EnvoyOptions["change"]])[] = [
   ["as shipped", undefined],
+  ["with answers streamed", (bootstrap) => Object.assign(processingModeOf(bootstrap), { response_body_mode: "STREAMED" })],
+  ["with requests in full duplex", (bootstrap) => Object.assign(processingModeOf(bootstrap), duplex)],
   [
-    "with answers in full duplex",
-    (bootstrap) => Object.assign(processingModeOf(bootstrap), { response_body_mode: "FULL_DUPLEX_STREAMED" }),
-  ],
-  [
-    "with requests buffered and answers streamed",
-    (bootstrap) => {
-      Object.assign(processingModeOf(bootstrap), {
-        request_body_mode: "BUFFERED",
-        response_body_mode: "STREAMED",
-        request_trailer_mode: "SKIP",
-        response_trailer_mode: "SKIP",
-      });
-      for (const listener of bootstrap.static_resources.listeners) listener.per_connection_buffer_limit_bytes = 10_485_760;
-    },
+    "in full duplex both ways",
+    (bootstrap) => Object.assign(processingModeOf(bootstrap), duplex, { response_body_mode: "FULL_DUPLEX_STREAMED" }),
   ],
 ];
 
@@ -240,6 +233,7 @@ describe.skipIf(findEnvoy() === null)(findEnvoy() === null ? envoyHint : "a real
       envoy: {
         change: (bootstrap) => {
           const manager = httpManagerOf(bootstrap);
+          Object.assign(processingModeOf(bootstrap), duplex);
           manager.http_protocol_options = { enable_trailers: true };
           for (const host of manager.route_config.virtual_hosts) for (const { route } of host.routes) delete route.retry_policy;
         },

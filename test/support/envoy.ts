@@ -110,6 +110,7 @@ export async function startEnvoy(options: EnvoyOptions): Promise<RunningEnvoy> {
     cluster.type = "STATIC";
     cluster.load_assignment.endpoints = [{ lb_endpoints: members.map((member) => ({ endpoint: addressOf(member) })) }];
   }
+  bePatient(bootstrap);
   options.change?.(bootstrap);
   const folder = await mkdtemp(join(tmpdir(), "kvatlas-envoy-"));
   const file = join(folder, "envoy.yaml");
@@ -157,6 +158,14 @@ export async function startEnvoy(options: EnvoyOptions): Promise<RunningEnvoy> {
     await stop();
     throw error;
   }
+}
+
+/** A machine that is busy with other tests is no reason to do without the picker; one that is gone is noticed as fast as ever. */
+function bePatient(bootstrap: EnvoyBootstrap): void {
+  const filter = httpManagerOf(bootstrap).http_filters.find(({ name }) => name === "envoy.filters.http.ext_proc");
+  if (filter !== undefined) filter.typed_config.message_timeout = "60s";
+  const checks = clusterOf(bootstrap, "picker").health_checks;
+  for (const check of Array.isArray(checks) ? checks : []) Object.assign(check, { timeout: "30s" });
 }
 
 function addressOf(hostPort: string): Address {

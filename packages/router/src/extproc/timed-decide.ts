@@ -15,7 +15,9 @@ type TimedConfig = Pick<RouterConfig, "tokenizeTimeoutMs" | "tokenizeTimeoutMsPe
  * deadline; this one is for what nobody has thought of. Past it, load decides.
  */
 export function createTimedDecide(decider: Pick<Decider, "decide">, config: TimedConfig): (input: DecideInput) => Promise<Decision> {
-  return async (input) => {
+  return async (asked) => {
+    // A gateway sends a request to one replica: prompt and answer are not to be divided between two.
+    const input = { ...asked, request: { ...asked.request, isDivisible: false } };
     const deciding = decider.decide(input);
     const limitMs = config.extProc.pickTimeoutMs + tokenizeDeadlineMs(input.request, config);
     try {
