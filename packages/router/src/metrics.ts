@@ -101,7 +101,7 @@ export class RouterMetrics {
     });
     this.#predictions = new Counter({
       name: "kvatlas_router_predictions_total",
-      help: "Answers in which the engine told how many prompt tokens it had cached: as predicted (exact), fewer (over-predicted), more (under-predicted).",
+      help: "Answers in which the engine told how many prompt tokens it had cached: as predicted (exact), fewer (over), more (under).",
       labelNames: ["result"],
       registers,
     });
