@@ -134,6 +134,14 @@ export class ContentTranslator implements KeyTranslator {
     await this.#deps.registry.dropEngineHashes(this.#options.endpoint, this.#options.incarnation, fields);
   }
 
+  /** A pair that was dropped with the last copy of its block is in the table again when both have come back with older data. */
+  rewind(): void {
+    this.#isAllKnown = false;
+    this.#known.clear();
+    this.#unsaved.clear();
+    this.#removed.clear();
+  }
+
   /** Fetches what the batch names and is not at hand, in one call; nothing where all of the table is at hand. */
   async #lookUp(events: readonly KvEvent[]): Promise<void> {
     const missing = new Set<TableField>();

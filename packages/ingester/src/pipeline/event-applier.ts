@@ -228,6 +228,12 @@ export class EventApplier {
     await this.#feed?.discard();
   }
 
+  /** As `discard`, after the store has lost writes it had acknowledged. */
+  async rewind(): Promise<void> {
+    await this.discard();
+    this.#translator?.rewind();
+  }
+
   /** Leaves the newest batch that is certainly in the index in the profile; to be called now and then. */
   noteProgress(): void {
     const candidate = this.#candidateMark ?? this.#lastTaken;

@@ -14,6 +14,8 @@ export interface KeyTranslator {
   save(): Promise<void>;
   /** Called once the operations have been applied, with the keys whose last copy went away. */
   forget(emptied: readonly BlockKey[]): Promise<void>;
+  /** The store has lost writes, and batches from further back follow: only what it still has is known of them. */
+  rewind(): void;
 }
 
 /** What a store does to the counts of its blocks. */
@@ -37,6 +39,7 @@ export function createNativeTranslator(storeOp: StoreOp): KeyTranslator {
     keyOf: (hash) => hash as string as BlockKey,
     save: () => Promise.resolve(),
     forget: () => Promise.resolve(),
+    rewind: () => {},
   };
 }
 

@@ -289,6 +289,19 @@ describe("ContentTranslator", () => {
     expect(calls).toEqual(["read"]);
   });
 
+  it("believes the table again when the store has come back with older data: what was dropped since may have to be removed once more", async () => {
+    const registry = new MemoryEndpointRegistry();
+    const { translator, incarnation } = await translatorOn(registry, new FakeClock(), 0, { isTableEmpty: true });
+    const [ops] = await translator.translate([stored([1], null)]);
+    const keys = ops?.keys ?? [];
+    await translator.save();
+    const removal = await translator.translate([removed([1])]);
+    await translator.forget(keys);
+    await registry.saveEngineHashes(endpoint, incarnation, new Map(keys.map((key) => [hash(1), key])));
+    translator.rewind();
+    expect(await translator.translate([removed([1])])).toEqual(removal);
+  });
+
   it("gives the same keys whether a chain comes in one store or two, and finds them again for removals", async () => {
     const { translator } = await translatorOn(new MemoryEndpointRegistry());
     const [whole] = await translator.translate([stored([1, 2, 3], null)]);

@@ -163,7 +163,7 @@ export class StreamRecovery {
       logger.warn({ reason: error.message }, "the store has lost writes it had acknowledged; they are replayed");
       const takenIn = position.applied;
       const { incarnation } = applier;
-      await applier.discard();
+      await applier.rewind();
       profile.describeAnew();
       position.applied = Math.min(takenIn, applier.watermark);
       await this.catchUp("behind");
