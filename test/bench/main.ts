@@ -23,7 +23,8 @@ const benches: Readonly<
 // Children die with this process only when it exits by itself.
 for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => process.exit(1));
 
-const [name, ...rest] = process.argv.slice(2);
+// Figures are JSON anyway.
+const [name, ...rest] = process.argv.slice(2).filter((argument) => argument !== "--json");
 const bench = name === undefined ? undefined : await benches[name]?.();
 try {
   if (name === undefined || bench === undefined) {

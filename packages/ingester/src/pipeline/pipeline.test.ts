@@ -15,24 +15,14 @@ import { IndexFeed } from "./index-feed.ts";
 import { countEachStore, nativeTranslator } from "./key-translator.ts";
 import { ProcessStartWatch } from "./process-start-watch.ts";
 import { SkipLog } from "./skip-log.ts";
+import { storedEvent } from "./stored-event.fixture.ts";
 
 const hash = (n: number): EngineHash => n.toString(16).padStart(16, "0") as EngineHash;
-const stored = (hashes: readonly number[], parent: number | null, more: Partial<BlockStored> = {}): BlockStored => ({
-  kind: "stored",
-  hashes: hashes.map(hash),
-  parent: parent === null ? null : hash(parent),
-  tokenIds: hashes.flatMap((n) => [n, n + 1]),
-  blockSizeTokens: 2,
-  medium: "gpu",
-  loraId: null,
-  loraName: null,
-  extraKeys: null,
-  group: 0,
-  specKind: null,
-  slidingWindowTokens: null,
-  lookahead: null,
-  ...more,
-});
+const stored = (hashes: readonly number[], parent: number | null, more: Partial<BlockStored> = {}): BlockStored =>
+  storedEvent(
+    { hashes: hashes.map(hash), parent: parent === null ? null : hash(parent), tokenIds: hashes.flatMap((n) => [n, n + 1]) },
+    more,
+  );
 const removed = (hashes: readonly number[], more: Partial<BlockRemoved> = {}): BlockRemoved => ({
   kind: "removed",
   hashes: hashes.map(hash),

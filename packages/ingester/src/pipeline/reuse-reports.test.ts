@@ -3,23 +3,13 @@ import type { BlockStored, KvEvent } from "@kvatlas/shared/events/events";
 import type { EngineHash } from "@kvatlas/shared/types";
 import { describe, expect, it } from "vitest";
 import { ReuseReports } from "./reuse-reports.ts";
+import { storedEvent } from "./stored-event.fixture.ts";
 
-const stored = (hashes: readonly string[], parent: string | null, more: Partial<BlockStored> = {}): BlockStored => ({
-  kind: "stored",
-  hashes: hashes as readonly EngineHash[],
-  parent: parent as EngineHash | null,
-  tokenIds: hashes.flatMap(() => [1, 2]),
-  blockSizeTokens: 2,
-  medium: "gpu",
-  loraId: null,
-  loraName: null,
-  extraKeys: null,
-  group: 0,
-  specKind: null,
-  slidingWindowTokens: null,
-  lookahead: null,
-  ...more,
-});
+const stored = (hashes: readonly string[], parent: string | null, more: Partial<BlockStored> = {}): BlockStored =>
+  storedEvent(
+    { hashes: hashes as readonly EngineHash[], parent: parent as EngineHash | null, tokenIds: hashes.flatMap(() => [1, 2]) },
+    more,
+  );
 const report = stored(["a", "b"], null);
 
 describe("ReuseReports", () => {

@@ -1,11 +1,11 @@
 import { FakeClock } from "@kvatlas/shared/clock";
-import type { BlockStored } from "@kvatlas/shared/events/events";
 import { type HashAlgorithm, type NativeScheme, scopeIdOf } from "@kvatlas/shared/hashing/key-scheme";
 import { MemoryEndpointRegistry } from "@kvatlas/shared/registry/memory-endpoint-registry";
 import type { EndpointId, EngineHash } from "@kvatlas/shared/types";
 import { describe, expect, it } from "vitest";
 import { FleetSchemes, type KnownScheme } from "./fleet-schemes.ts";
 import { assumedScheme, type SchemeEvidence } from "./scheme-assumption.ts";
+import { storedEvent } from "./stored-event.fixture.ts";
 
 const native = (algorithm: HashAlgorithm, seed: string): NativeScheme => ({ kind: "native", algorithm, seed });
 const own = "10.0.0.1:8000" as EndpointId;
@@ -19,21 +19,14 @@ const known = (endpoint: string, scheme: NativeScheme, more: Partial<KnownScheme
   processStartSeconds: null,
   ...more,
 });
-const store: BlockStored = {
-  kind: "stored",
-  hashes: ["00000000000000aa" as EngineHash],
-  parent: "00000000000000bb" as EngineHash,
-  tokenIds: Array.from({ length: 16 }, (_, i) => i),
-  blockSizeTokens: 16,
-  medium: "gpu",
-  loraId: null,
-  loraName: null,
-  extraKeys: [null],
-  group: 0,
-  specKind: null,
-  slidingWindowTokens: null,
-  lookahead: null,
-};
+const store = storedEvent(
+  {
+    hashes: ["00000000000000aa" as EngineHash],
+    parent: "00000000000000bb" as EngineHash,
+    tokenIds: Array.from({ length: 16 }, (_, i) => i),
+  },
+  { blockSizeTokens: 16, extraKeys: [null] },
+);
 const evidence = (more: Partial<SchemeEvidence> = {}): SchemeEvidence => ({
   endpoint: own,
   processStartSeconds: 100,

@@ -28,7 +28,7 @@ interface ScopeTally {
 
 /**
  * Counts by SCAN over all keys, because only then the part that was seen can be set against DBSIZE. Redis scans in the order of a hash of the
- * keys, so what comes first is as good a sample as any.
+ * keys, so what comes first is a random sample.
  */
 export async function takeCensus({ connection, keys }: CensusDeps, maxKeys: number): Promise<IndexCensus> {
   const read = async (commands: readonly RedisCommand[]): Promise<readonly unknown[]> => {
