@@ -6,7 +6,7 @@ import type { EngineHash } from "@kvatlas/shared/types";
 
 /** Times that the form of a report has been seen before it counts as shown: once may be a coincidence. */
 const sightingsNeeded = 3;
-/** Between two looks into the index. */
+/** Between two looks into the index, once one has seen nothing. What it has seen is followed at once: until it is shown, wrong copies are counted. */
 const betweenLooksMs = 250;
 
 /**
@@ -67,6 +67,7 @@ export class ReuseReports {
   looked(wereHeld: boolean): boolean {
     if (!wereHeld || this.#isShown) return false;
     this.#sightings += 1;
+    this.#lookedAt = Number.NEGATIVE_INFINITY;
     this.#isShown = this.#sightings >= sightingsNeeded;
     return this.#isShown;
   }
