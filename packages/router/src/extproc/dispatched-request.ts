@@ -3,12 +3,12 @@ import type { Logger } from "@kvatlas/shared/logger";
 import type { FleetEndpoint } from "../fleet/fleet.ts";
 import type { InflightEntry, InflightTracker } from "../fleet/inflight-tracker.ts";
 import type { OutlierEjection } from "../fleet/outlier-ejection.ts";
+import { handledFields } from "../handling/handled-line.ts";
 import type { AskedRequest, PreparedRequest } from "../handling/prepare-request.ts";
 import { beginAt } from "../handling/sent-request.ts";
 import type { RouterMetrics } from "../metrics.ts";
 import { cachedTokensIn } from "../quality/cached-tokens.ts";
 import type { DecisionQuality } from "../quality/decision-quality.ts";
-import { logFieldsOf } from "../routing/explain.ts";
 import { isSameAddress } from "./endpoint-hints.ts";
 import type { ExtProcMetrics } from "./extproc-metrics.ts";
 
@@ -115,15 +115,7 @@ export class DispatchedRequest {
     metrics.finished(outcome === "client-gone" ? outcome : "completed", this.#status);
     logger.info(
       {
-        requestId: asked.requestId,
-        model,
-        ...(resolved.alias === null ? {} : { target: resolved.target }),
-        criticality: resolved.criticality,
-        ...(asked.tenant === null ? {} : { tenant: asked.tenant }),
-        path: asked.path,
-        ...logFieldsOf(decision),
-        endpoint: this.#endpoint.id,
-        ...(this.#endpoint.pod === undefined ? {} : { pod: this.#endpoint.pod }),
+        ...handledFields({ asked, model, resolved, decision, endpoint: this.#endpoint }),
         status: this.#status,
         outcome,
         gateway: true,

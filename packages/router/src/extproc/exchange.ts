@@ -289,7 +289,7 @@ export class Exchange {
     metrics.finished("refused", answer.status);
     logger[known ? "info" : "error"](
       {
-        requestId: asked?.requestId,
+        "x-request-id": asked?.requestId,
         model: this.#progress.model,
         path,
         status: answer.status,

@@ -16,8 +16,8 @@ export interface FleetEndpoint {
   readonly pool: string;
   /** Part in disaggregated serving; null: serves requests as a whole. */
   readonly role: EngineRole | null;
-  /** `namespace/name` of its pod, where it was discovered. */
-  readonly pod?: string;
+  /** Its pod, where it was discovered. */
+  readonly pod?: FleetPod;
   /** Listed in the configuration, or discovered: counts as ready while nobody says otherwise. */
   readonly configured: boolean;
   /** Fit for requests, as far as is known. */
@@ -35,6 +35,12 @@ export interface FleetEndpoint {
   readonly incarnation: number;
   /** When the engine's process began, ms since the epoch; null when it does not tell. */
   readonly processStartMs: number | null;
+}
+
+export interface FleetPod {
+  /** `namespace/name` */
+  readonly name: string;
+  readonly labels: Readonly<Record<string, string>>;
 }
 
 export interface FleetPool {

@@ -88,7 +88,7 @@ export function mergeFleet(input: MergeInput): readonly FleetPool[] {
         heartbeat: record === null ? null : record.heartbeat,
         incarnation: record?.state.incarnation ?? 0,
         processStartMs: typeof meta?.processStartSeconds === "number" ? meta.processStartSeconds * 1_000 : null,
-        ...(target === null ? {} : { pod: target.pod }),
+        ...(target === null ? {} : { pod: { name: target.pod, labels: target.labels } }),
       };
     });
     return { config, endpoints, ...(discovered === null ? {} : { discovered }) };

@@ -103,7 +103,7 @@ export function createPrepareRequest(deps: PrepareDeps, config: Pick<RouterConfi
     if (decision.mode === "precise") {
       const { endpoint, matchedBlocks, blocks } = decision;
       deps.logger.info(
-        { requestId, endpoint: endpoint.id, matchedBlocks, blocks, matchingRatio: matchingRatio(decision) },
+        { "x-request-id": requestId, endpoint: endpoint.id, matchedBlocks, blocks, matchingRatio: matchingRatio(decision) },
         "prefix-aware routing",
       );
     }

@@ -5,6 +5,7 @@ import type { Logger } from "@kvatlas/shared/logger";
 import { DecodeStep } from "../disaggregation/decode-step.ts";
 import { type HandedOver, handOver, prefillFields } from "../disaggregation/hand-over.ts";
 import type { InflightEntry, InflightTracker } from "../fleet/inflight-tracker.ts";
+import { handledFields } from "../handling/handled-line.ts";
 import { ownHeaders } from "../handling/own-headers.ts";
 import { createPrepareRequest, type PrepareDeps, type PreparedRequest, type Progress } from "../handling/prepare-request.ts";
 import { beginAt } from "../handling/sent-request.ts";
@@ -82,16 +83,8 @@ export function createProxyRoute(deps: ProxyRouteDeps, config: RouterConfig) {
       deps.metrics.finished(result.outcome, result.status);
       deps.logger.info(
         {
-          requestId,
-          model: progress.model,
-          ...(resolved.alias === null ? {} : { target: resolved.target }),
-          criticality: resolved.criticality,
-          ...(tenant === null ? {} : { tenant }),
-          path,
-          ...logFieldsOf(decision),
+          ...handledFields({ asked: incoming, model: progress.model, resolved, decision, endpoint: result.endpoint }),
           ...steps,
-          endpoint: result.endpoint.id,
-          ...(result.endpoint.pod === undefined ? {} : { pod: result.endpoint.pod }),
           status: result.status,
           outcome: result.outcome,
           attempts: result.attempts,
@@ -162,7 +155,7 @@ export function createProxyRoute(deps: ProxyRouteDeps, config: RouterConfig) {
     deps.metrics.finished("refused", answer.status);
     deps.logger[known ? "info" : "error"](
       {
-        requestId,
+        "x-request-id": requestId,
         model: about.model,
         path,
         ...(about.decision === null ? {} : logFieldsOf(about.decision)),

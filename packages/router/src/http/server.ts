@@ -107,7 +107,7 @@ export class RouterServer implements Component {
       this.#open -= 1;
       if (this.#open === 0) this.#onIdle?.();
     });
-    response.on("error", (error) => this.#deps.logger.debug({ requestId, err: error }, "writing to the client failed"));
+    response.on("error", (error) => this.#deps.logger.debug({ "x-request-id": requestId, err: error }, "writing to the client failed"));
     // A connection must not be used again once the server drains.
     if (this.#closing !== null) response.shouldKeepAlive = false;
     const url = request.url ?? "/";
@@ -116,7 +116,7 @@ export class RouterServer implements Component {
     try {
       await this.#route(request, response, path, requestId);
     } catch (error) {
-      if (!(error instanceof HttpError)) this.#deps.logger.error({ requestId, err: error }, "request failed");
+      if (!(error instanceof HttpError)) this.#deps.logger.error({ "x-request-id": requestId, err: error }, "request failed");
       answerError(response, error instanceof HttpError ? error : new HttpError(500, "the router failed; see its log."), requestId, path);
     }
   }

@@ -49,7 +49,7 @@ export class Contest {
     try {
       return await within(this.#options.lookupTimeoutMs, "reading the load", async () => loads.read(asked));
     } catch (error) {
-      logger.debug({ requestId: input.requestId, err: error }, "load cannot be read: the last reading is used");
+      logger.debug({ "x-request-id": input.requestId, err: error }, "load cannot be read: the last reading is used");
       return loads.last;
     }
   }

@@ -85,7 +85,7 @@ export class RequestWork {
   giveUp(givenUp: GivenUp): void {
     this.#givenUp ??= givenUp;
     if (givenUp.error === undefined) return;
-    this.#logger.debug({ requestId: this.input.requestId, reason: givenUp.reason, err: givenUp.error }, "prefix not known");
+    this.#logger.debug({ "x-request-id": this.input.requestId, reason: givenUp.reason, err: givenUp.error }, "prefix not known");
   }
 
   /** Never rejects. */

@@ -20,6 +20,8 @@ const targetSchema = z.object({
   role: z.string().nullable(),
   /** `llm-d.ai/engine-type`; null where the pod has none. */
   engine: z.string().nullable(),
+  /** The pod's labels, for people. Earlier releases wrote none. */
+  labels: z.record(z.string(), z.string()).default({}),
 });
 
 export const poolRecordSchema = z.object({

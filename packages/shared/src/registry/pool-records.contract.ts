@@ -20,6 +20,7 @@ export function poolRecordsContract(
         ready: true,
         role: null,
         engine: "vllm",
+        labels: { app: "vllm" },
       },
     ],
     prefixCache: { mode: "estimated", blockSize: null, hashSeed: null, from: "annotation" },

@@ -48,6 +48,13 @@ describe("replicas of pods", () => {
     ]);
   });
 
+  it("have the labels of their pods, as far as they are texts, and not too many", () => {
+    expect(targets([podOf({ labels: { b: "2", app: "vllm", odd: 1 } })], [8000])).toMatchObject([{ labels: { app: "vllm", b: "2" } }]);
+    expect(targets([podOf({ labels: "odd" })], [8000])).toMatchObject([{ labels: {} }]);
+    const many = Object.fromEntries(Array.from({ length: 100 }, (_, i) => [`l${i}`, "x"]));
+    expect(Object.keys(targets([podOf({ labels: many })], [8000])[0]?.labels ?? {})).toHaveLength(32);
+  });
+
   it("keep the position of a port when others are inactive", () => {
     const pod = podOf({ annotations: { "llm-d.ai/active-ports": "8001" } });
     expect(targets([pod], [8000, 8001], { events: 5557 })).toMatchObject([

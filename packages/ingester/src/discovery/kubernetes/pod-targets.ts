@@ -16,7 +16,11 @@ export interface PodFacts {
   readonly activePorts: string | null;
   readonly role: string | null;
   readonly engine: string | null;
+  readonly labels: Readonly<Record<string, string>>;
 }
+
+/** Of a pod's labels the first so many, by name, are told of. */
+const maxLabels = 32;
 
 /** Labels and annotations have moved from the second prefix to the first one. */
 const prefixes = ["llm-d.ai", "inference.networking.k8s.io"] as const;
@@ -42,7 +46,15 @@ export function readPod(object: unknown): PodFacts | null {
     activePorts: prefixed(object, "annotations", "active-ports"),
     role: labelled("role") || null,
     engine: labelled("engine-type") || null,
+    labels: labelsOf(object),
   };
+}
+
+function labelsOf(object: unknown): Readonly<Record<string, string>> {
+  const labels = valueAt(object, "metadata", "labels");
+  if (typeof labels !== "object" || labels === null) return {};
+  const named = Object.entries(labels).flatMap(([name, value]) => (typeof value === "string" ? [[name, value] as const] : []));
+  return Object.fromEntries(named.sort(([a], [b]) => (a < b ? -1 : 1)).slice(0, maxLabels));
 }
 
 /** Null where there is none; may be empty. */
@@ -85,6 +97,7 @@ export function targetsOfPods(pods: Iterable<PodFacts>, settings: PortSettings):
         ready: pod.isReady,
         role: pod.role,
         engine: pod.engine,
+        labels: pod.labels,
       });
     }
   }

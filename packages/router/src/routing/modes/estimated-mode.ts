@@ -48,6 +48,6 @@ export class EstimatedMode implements Mode {
     if (work.isDryRun) return;
     const { requestId } = work.input;
     const compared = `matching ratio: ${ratio.toFixed(2)} > ${config.minMatchRatio.toFixed(2)}`;
-    this.#deps.logger.info({ requestId, matchingRatio: ratio }, `do prefix-aware routing, ${compared}`);
+    this.#deps.logger.info({ "x-request-id": requestId, matchingRatio: ratio }, `do prefix-aware routing, ${compared}`);
   }
 }
