@@ -7,7 +7,7 @@ import { readTrace } from "./traces.ts";
 
 export const usage = `npm run bench -- routers [--trace FILE|generated:conversation|generated:synthetic] [--routers 1,2,4,8] [--capacity 1M] [--load 1] [--requests N]
 
-Hit rate with several routers, which take the requests in turn and see each other's work as it is published, every 150 ms; then with one of
+Hit rate with several routers, which take the requests in turn and see each other's work as it is published, with each request; then with one of
 four routers killed and started anew a third into the trace.`;
 
 const restartAtMs = 300_000;

@@ -139,6 +139,7 @@ describe("the registry", () => {
       leave: method,
       readLoad: method,
       setInflight: method,
+      changeInflight: method,
     });
     const rig = await rigOf({ backend: { index: backend.index, registry }, router: { lookupTimeoutMs: 20 } });
     for (let i = 0; i < 4; i++) expect(await complete(rig, promptOf(100, i))).toEqual({ mode: "load", status: 200 });

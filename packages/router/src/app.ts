@@ -43,6 +43,7 @@ import { PromptKeys } from "./routing/prompt-keys.ts";
 import { VerifyLookup } from "./routing/verify-lookup.ts";
 import type { EncoderContext } from "./tokenization/model-encoder.ts";
 import { TokenizerMetrics } from "./tokenization/tokenizer-metrics.ts";
+import { TurnEnd } from "./turn-end.ts";
 
 export interface RouterDeps {
   /** Of role "request": fails fast. Not closed by the router. */
@@ -97,7 +98,10 @@ export function createRouter(deps: RouterDeps, config: KvatlasConfig, options: R
     { registry, clock, logger, ...(deps.pools === undefined ? {} : { pools: deps.pools }) },
     { routerId, pools: config.pools, endpointTtlMs: config.router.endpointTtlMs },
   );
-  const inflight = new InflightTracker({ registry, clock, logger }, { routerId });
+  const turnEnd = new TurnEnd();
+  const atTurnEnd = (run: () => void) => turnEnd.run(run);
+  const hasReaders = () => fleet.snapshot.routers.length > 1;
+  const inflight = new InflightTracker({ registry, clock, logger, atTurnEnd, hasReaders }, { routerId });
   const loads = new LoadReader(registry, clock);
   const ejection = new OutlierEjection(clock);
   const pools = new UpstreamPools({ connectTimeoutMs: config.router.connectTimeoutMs });
@@ -139,6 +143,7 @@ export function createRouter(deps: RouterDeps, config: KvatlasConfig, options: R
       sources: { next: () => turn++, random },
       clock,
       logger,
+      atTurnEnd,
       onDecided: (decision) => {
         metrics.decided(decision);
         quality.decided(decision);

@@ -11,6 +11,19 @@ export const systemClock: Clock = {
   monotonic: () => performance.now(),
 };
 
+/** Waiting as a dependency, for components that run in a model's time as well. */
+export interface Timers {
+  /** Runs something once, that much later; returns what prevents it. */
+  after(delayMs: number, run: () => void): () => void;
+}
+
+export const systemTimers: Timers = {
+  after: (delayMs, run) => {
+    const timer = setTimeout(run, delayMs);
+    return () => clearTimeout(timer);
+  },
+};
+
 /** A clock that tests move by hand. */
 export class FakeClock implements Clock {
   #nowMs: number;

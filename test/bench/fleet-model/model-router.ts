@@ -8,12 +8,12 @@ import type { Decision } from "@kvatlas/router/routing/decision";
 import { createPolicy } from "@kvatlas/router/routing/policies/create-policy";
 import type { PromptKeys } from "@kvatlas/router/routing/prompt-keys";
 import { VerifyLookup } from "@kvatlas/router/routing/verify-lookup";
+import type { Timers } from "@kvatlas/shared/clock";
 import type { KvatlasConfig } from "@kvatlas/shared/config/schema";
 import type { BlockIndex } from "@kvatlas/shared/index/block-index";
 import { silentLogger } from "@kvatlas/shared/logger";
-import type { EndpointRegistry, Inflight } from "@kvatlas/shared/registry/endpoint-registry";
+import type { EndpointRegistry } from "@kvatlas/shared/registry/endpoint-registry";
 import type { RoutingHistory } from "@kvatlas/shared/routing-history/routing-history";
-import type { EndpointId } from "@kvatlas/shared/types";
 import type { ModelTime } from "./model-time.ts";
 
 export interface ModelRouterDeps {
@@ -27,12 +27,12 @@ export interface ModelRouterDeps {
   readonly random: () => number;
 }
 
-/** A published ledger counts for this long: a router that died stops counting after it. */
-const ledgerTtlMs = 3_000;
+/** On the way to the store: what is published is seen by the others that much later. */
+const storeDelayMs = 0.5;
 
 /**
  * One router of the model: the production decider with its own load reader, ledger and memory of keys. Only what surrounds the decision is left
- * out: HTTP, tokenization (prompts come as token ids) and timers (`publish` is called by the model).
+ * out: HTTP and tokenization (prompts come as token ids).
  */
 export class ModelRouter {
   readonly id: string;
@@ -40,12 +40,22 @@ export class ModelRouter {
   readonly #decider: Decider;
   readonly #inflight: InflightTracker;
   readonly #floors = new CacheFloors();
+  #fleet: FleetSnapshot | null = null;
+  #isAlive = true;
 
   constructor(deps: ModelRouterDeps, id: string, config: KvatlasConfig) {
     const { time, index, registry, keys, history, random } = deps;
     this.id = id;
     this.#deps = deps;
-    this.#inflight = new InflightTracker({ registry, clock: time, logger: silentLogger }, { routerId: id });
+    const timers: Timers = {
+      after: (delayMs, run) =>
+        time.after(delayMs + storeDelayMs, () => {
+          if (this.#isAlive) run();
+        }),
+    };
+    const atTurnEnd = (run: () => void) => void timers.after(0, run);
+    const hasReaders = () => (this.#fleet?.routers.length ?? 0) > 1;
+    this.#inflight = new InflightTracker({ registry, clock: time, timers, atTurnEnd, hasReaders, logger: silentLogger }, { routerId: id });
     let turn = 0;
     this.#decider = new Decider(
       {
@@ -67,6 +77,15 @@ export class ModelRouter {
     );
   }
 
+  start(): Promise<void> {
+    return this.#inflight.start();
+  }
+
+  /** As a process that ends without a word: what it has published stays until it expires. */
+  kill(): void {
+    this.#isAlive = false;
+  }
+
   async decide(fleet: FleetSnapshot, prompt: Uint32Array, model: string): Promise<Decision> {
     const route = routeOfModel(fleet, model);
     if (route === null) throw new Error(`the model's fleet does not serve ${model}`);
@@ -86,18 +105,12 @@ export class ModelRouter {
 
   /** The fleet has changed. */
   see(fleet: FleetSnapshot): void {
+    this.#fleet = fleet;
     this.#floors.observe(fleet, this.#deps.time.now());
   }
 
   begin(decision: Decision): InflightEntry {
     const promptTokens = decision.promptTokens ?? 0;
     return this.#inflight.begin(decision.endpoint.id, promptTokens - decision.matchedTokens, promptTokens);
-  }
-
-  /** Shows the other routers what is under way, as the running tracker does every 150 ms. */
-  async publish(endpoints: readonly EndpointId[]): Promise<void> {
-    const ledger = new Map<EndpointId, Inflight>();
-    for (const endpoint of endpoints) ledger.set(endpoint, { ...this.#inflight.local(endpoint) });
-    await this.#deps.registry.setInflight(this.id, ledger, ledgerTtlMs);
   }
 }

@@ -77,9 +77,8 @@ export const publishedLatency: LatencyOptions = {
 
 const model = "model/under-test";
 const scheme = { kind: "native", algorithm: "xxhash_cbor", seed: "0" } as const;
-/** Of the ingesters' scrapes and the routers' ledgers, as the services have them. */
+/** Of the ingesters' scrapes, as the services have it. */
 const scrapeIntervalMs = 500;
-const publishIntervalMs = 150;
 
 /**
  * Runs a workload through a fleet in discrete events: production decider, key computation, in-flight ledger and memory index; the simulator's
@@ -162,13 +161,9 @@ class FleetRun {
       });
       this.#replicas.set(endpoint, replica);
     }
-    for (let i = 0; i < (this.#options.routers ?? 1); i += 1) this.#routers.push(this.#newRouter());
+    for (let i = 0; i < (this.#options.routers ?? 1); i += 1) this.#routers.push(await this.#newRouter());
     await this.#refreshFleet();
     this.#every(scrapeIntervalMs, () => this.#scrape());
-    this.#every(publishIntervalMs, async () => {
-      const endpoints = [...this.#replicas.keys()];
-      for (const router of this.#routers) await router.publish(endpoints);
-    });
     for (const incident of this.#options.incidents ?? []) {
       this.#time.after(incident.atMs, () =>
         incident.what === "restart-router" ? this.#restartRouter(incident.which) : this.#restartReplica(incident.which),
@@ -196,7 +191,7 @@ class FleetRun {
     this.#feeds.set(endpoint, new ModelIndexFeed(writer));
   }
 
-  #newRouter(): ModelRouter {
+  async #newRouter(): Promise<ModelRouter> {
     this.#routersMade += 1;
     const deps = {
       time: this.#time,
@@ -206,7 +201,9 @@ class FleetRun {
       history: this.#history,
       random: this.#random,
     };
-    return new ModelRouter(deps, `router-${this.#routersMade}`, this.#config);
+    const router = new ModelRouter(deps, `router-${this.#routersMade}`, this.#config);
+    await router.start();
+    return router;
   }
 
   async #refreshFleet(): Promise<void> {
@@ -241,7 +238,8 @@ class FleetRun {
   }
 
   async #restartRouter(which: number): Promise<void> {
-    const router = this.#newRouter();
+    const router = await this.#newRouter();
+    this.#routers[which]?.kill();
     this.#routers[which] = router;
     this.#restarted.add(router);
     await this.#refreshFleet();

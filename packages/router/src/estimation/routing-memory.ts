@@ -10,6 +10,8 @@ export interface RoutingMemoryDeps {
   readonly history: RoutingHistory;
   readonly clock: Clock;
   readonly logger: Logger;
+  /** Runs something at the end of the turn, along with what else is written then. @defaultValue the event loop's turn, alone */
+  readonly atTurnEnd?: (run: () => void) => void;
   /** Called for each batch of writes: what became of it. */
   readonly onWritten: (outcome: "ok" | "failed" | "dropped", routings: number) => void;
 }
@@ -92,7 +94,8 @@ export class RoutingMemory {
   #schedule(): void {
     if (this.#scheduled || this.#writes >= maxWrites || this.#queues.size === 0) return;
     this.#scheduled = true;
-    setImmediate(() => {
+    const atTurnEnd = this.#deps.atTurnEnd ?? setImmediate;
+    atTurnEnd(() => {
       this.#scheduled = false;
       const queues = [...this.#queues.values()];
       this.#queues.clear();

@@ -1,4 +1,4 @@
-import type { Clock } from "@kvatlas/shared/clock";
+import { type Clock, systemTimers, type Timers } from "@kvatlas/shared/clock";
 import type { Component } from "@kvatlas/shared/lifecycle";
 import type { Logger } from "@kvatlas/shared/logger";
 import type { EndpointRegistry, Inflight } from "@kvatlas/shared/registry/endpoint-registry";
@@ -6,15 +6,23 @@ import type { EndpointId } from "@kvatlas/shared/types";
 import { within } from "../deadline.ts";
 
 export interface InflightTrackerDeps {
-  readonly registry: Pick<EndpointRegistry, "setInflight">;
+  readonly registry: Pick<EndpointRegistry, "setInflight" | "changeInflight">;
   readonly clock: Clock;
   readonly logger: Logger;
+  /** @defaultValue those of the process */
+  readonly timers?: Timers;
+  /** Runs something at the end of the turn, along with what else is written then. @defaultValue the event loop's turn, alone */
+  readonly atTurnEnd?: (run: () => void) => void;
+  /** Other routers decide by what is published: they are to know of a request at once. @defaultValue nobody is in a hurry */
+  readonly hasReaders?: () => boolean;
 }
 
 export interface InflightTrackerOptions {
   readonly routerId: string;
-  /** Between two looks at whether there is something to publish. @defaultValue 150 */
+  /** Between two looks at whether there is something to publish that nobody is in a hurry for. @defaultValue 150 */
   readonly publishIntervalMs?: number;
+  /** How long the first byte and the end of a request may wait for another request to come, which tells of them as well. @defaultValue 10 */
+  readonly patienceMs?: number;
   /** How long a published ledger counts; a router that died stops counting after it. @defaultValue 3000 */
   readonly ttlMs?: number;
 }
@@ -37,21 +45,31 @@ interface Sums {
 const nothing: Inflight = { requests: 0, prefillTokens: 0, decodeTokens: 0 };
 
 /**
- * Work this router has sent out and not yet seen finished, by endpoint, and its publication for the other routers.
- * Bounded by the number of endpoints and open requests; publishing costs one command per interval in which something changed.
+ * Work this router has sent out and not yet seen finished, by endpoint, and its publication for the other routers: of a request that is sent at once,
+ * along with what else is written at the end of the turn; of its first byte and its end a little later; of answers that grow, which changes little, now and
+ * then. Bounded by the number of endpoints and open requests; publishing costs a part of one write per request.
  */
 export class InflightTracker implements Component {
   readonly name = "inflight-tracker";
   readonly #deps: InflightTrackerDeps;
   readonly #routerId: string;
   readonly #publishIntervalMs: number;
+  readonly #patienceMs: number;
   readonly #ttlMs: number;
+  readonly #timers: Timers;
+  readonly #atTurnEnd: (run: () => void) => void;
   readonly #ledger = new Map<EndpointId, Sums>();
-  #dirty = false;
+  /** Endpoints of which not all has been published. */
+  readonly #changed = new Set<EndpointId>();
+  /** A request has been sent since the last publication. */
+  #isHurried = false;
+  #isAtTurnEnd = false;
   #publishedAt = Number.NEGATIVE_INFINITY;
   #publishedSomething = false;
   #publishing: Promise<void> | null = null;
-  #timer: NodeJS.Timeout | null = null;
+  #isRunning = false;
+  #stopLooking: () => void = () => {};
+  #stopWaiting: (() => void) | null = null;
   #closing: Promise<void> | null = null;
   #failing = false;
 
@@ -59,11 +77,15 @@ export class InflightTracker implements Component {
     this.#deps = deps;
     this.#routerId = options.routerId;
     this.#publishIntervalMs = options.publishIntervalMs ?? 150;
+    this.#patienceMs = options.patienceMs ?? 10;
     this.#ttlMs = options.ttlMs ?? 3_000;
+    this.#timers = deps.timers ?? systemTimers;
+    this.#atTurnEnd = deps.atTurnEnd ?? ((run) => void setImmediate(run));
   }
 
   async start(): Promise<void> {
-    this.#timer = setInterval(() => void this.#publishIfNeeded(), this.#publishIntervalMs);
+    this.#isRunning = true;
+    this.#lookLater();
   }
 
   /** This router's own share, exact. */
@@ -89,7 +111,7 @@ export class InflightTracker implements Component {
     let ended = false;
     at.requests += 1;
     at.prefillTokens += prefill;
-    this.#dirty = true;
+    this.#sent(endpoint);
     return {
       firstByte: () => {
         if (ended || decode > 0) return;
@@ -97,13 +119,13 @@ export class InflightTracker implements Component {
         prefill = 0;
         decode = Math.max(1, promptTokens);
         at.decodeTokens += decode;
-        this.#dirty = true;
+        this.#moved(endpoint);
       },
       produced: (tokens) => {
         if (ended) return;
         decode += tokens;
         at.decodeTokens += tokens;
-        this.#dirty = true;
+        this.#changed.add(endpoint);
       },
       end: () => {
         if (ended) return;
@@ -112,7 +134,7 @@ export class InflightTracker implements Component {
         at.prefillTokens -= prefill;
         at.decodeTokens -= decode;
         if (at.requests === 0 && this.#ledger.get(endpoint) === at) this.#ledger.delete(endpoint);
-        this.#dirty = true;
+        this.#moved(endpoint);
       },
     };
   }
@@ -120,37 +142,87 @@ export class InflightTracker implements Component {
   /** Publishes an empty ledger, so that the others need not wait for the ttl. */
   close(): Promise<void> {
     this.#closing ??= (async () => {
-      if (this.#timer !== null) clearInterval(this.#timer);
+      this.#isRunning = false;
+      this.#stopLooking();
+      this.#stopWaiting?.();
       await this.#publishing;
       this.#ledger.clear();
-      if (this.#publishedSomething) await this.#publish();
+      if (this.#publishedSomething) await this.#publish(true);
     })();
     return this.#closing;
   }
 
-  async #publishIfNeeded(): Promise<void> {
-    if (this.#publishing !== null) return;
-    const ageMs = this.#deps.clock.monotonic() - this.#publishedAt;
-    const keepsAlive = this.#publishedSomething && ageMs > this.#ttlMs / 2;
-    if (!this.#dirty && !keepsAlive) return;
-    this.#publishing = this.#publish().finally(() => {
-      this.#publishing = null;
+  /** Everything is written anew: a store that has lost some of it is put right. */
+  #lookLater(): void {
+    this.#stopLooking = this.#timers.after(this.#publishIntervalMs, () => {
+      this.#lookLater();
+      const ageMs = this.#deps.clock.monotonic() - this.#publishedAt;
+      if (this.#changed.size > 0 || (this.#publishedSomething && ageMs > this.#ttlMs / 2)) this.#publishNow(true);
     });
-    await this.#publishing;
   }
 
-  async #publish(): Promise<void> {
-    this.#dirty = false;
+  #sent(endpoint: EndpointId): void {
+    this.#changed.add(endpoint);
+    if (!this.#isRead) return;
+    this.#isHurried = true;
+    this.#publishAtTurnEnd();
+  }
+
+  #moved(endpoint: EndpointId): void {
+    this.#changed.add(endpoint);
+    if (!this.#isRead || this.#stopWaiting !== null) return;
+    this.#stopWaiting = this.#timers.after(this.#patienceMs, () => {
+      this.#stopWaiting = null;
+      if (this.#changed.size > 0) this.#publishNow(false);
+    });
+  }
+
+  /** While publishing fails it is left to the looks. */
+  get #isRead(): boolean {
+    return this.#isRunning && !this.#failing && this.#deps.hasReaders?.() === true;
+  }
+
+  #publishAtTurnEnd(): void {
+    if (this.#isAtTurnEnd || this.#publishing !== null) return;
+    this.#isAtTurnEnd = true;
+    this.#atTurnEnd(() => {
+      this.#isAtTurnEnd = false;
+      if (this.#isHurried) this.#publishNow(false);
+    });
+  }
+
+  #publishNow(isWhole: boolean): void {
+    if (this.#publishing !== null || !this.#isRunning) return;
+    this.#stopWaiting?.();
+    this.#stopWaiting = null;
+    this.#publishing = this.#publish(isWhole).finally(() => {
+      this.#publishing = null;
+      if (this.#isHurried && this.#isRead) this.#publishAtTurnEnd();
+    });
+  }
+
+  /** Never rejects. */
+  async #publish(isWhole: boolean): Promise<void> {
+    const { registry, clock, logger } = this.#deps;
     const snapshot = new Map<EndpointId, Inflight>();
-    for (const [endpoint, sums] of this.#ledger) snapshot.set(endpoint, { ...sums });
+    if (isWhole) for (const [endpoint, sums] of this.#ledger) snapshot.set(endpoint, { ...sums });
+    else for (const endpoint of this.#changed) snapshot.set(endpoint, { ...(this.#ledger.get(endpoint) ?? nothing) });
+    const changed = [...this.#changed];
+    this.#changed.clear();
+    this.#isHurried = false;
+    const startedAt = clock.monotonic();
     try {
-      await within(this.#ttlMs, "publishing in-flight work", () => this.#deps.registry.setInflight(this.#routerId, snapshot, this.#ttlMs));
-      this.#publishedAt = this.#deps.clock.monotonic();
-      this.#publishedSomething = snapshot.size > 0;
+      await within(this.#ttlMs, "publishing in-flight work", () =>
+        isWhole
+          ? registry.setInflight(this.#routerId, snapshot, this.#ttlMs)
+          : registry.changeInflight(this.#routerId, snapshot, this.#ttlMs),
+      );
       this.#failing = false;
+      this.#publishedSomething = snapshot.size > 0;
+      if (isWhole) this.#publishedAt = startedAt;
     } catch (error) {
-      this.#dirty = true;
-      if (!this.#failing) this.#deps.logger.warn({ err: error }, "in-flight work cannot be published: other routers do not see it");
+      for (const endpoint of changed) this.#changed.add(endpoint);
+      if (!this.#failing) logger.warn({ err: error }, "in-flight work cannot be published: other routers do not see it");
       this.#failing = true;
     }
   }

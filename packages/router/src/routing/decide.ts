@@ -38,6 +38,8 @@ export interface DeciderDeps extends ContestDeps {
   readonly history?: RoutingHistory;
   /** Told of the fleet where endpoints come and go. @defaultValue nothing is known of their starts but what the fleet says */
   readonly floors?: CacheFloors;
+  /** Runs what a decision leaves to be written, along with what else is. @defaultValue at the end of the event loop's turn, alone */
+  readonly atTurnEnd?: RoutingMemoryDeps["atTurnEnd"];
   /** Called once per decision. */
   readonly onDecided: (decision: Decision) => void;
   /** Called for each batch of what was sent where, on its way to the other routers. @defaultValue nobody hears of it */
@@ -65,7 +67,13 @@ export class Decider {
     this.#deps = deps;
     this.#options = options;
     const history = deps.history ?? new MemoryRoutingHistory({ clock });
-    const memory = new RoutingMemory({ history, clock, logger, onWritten: deps.onShared ?? (() => {}) });
+    const memory = new RoutingMemory({
+      history,
+      clock,
+      logger,
+      ...(deps.atTurnEnd === undefined ? {} : { atTurnEnd: deps.atTurnEnd }),
+      onWritten: deps.onShared ?? (() => {}),
+    });
     const contest = new Contest(deps, { routerId, lookupTimeoutMs: config.lookupTimeoutMs });
     const transferPolicy = createPolicy({ ...config, missFactor: config.disaggregation.transferFactor });
     this.#divider = new Divider({ contest, transferPolicy }, config.disaggregation);

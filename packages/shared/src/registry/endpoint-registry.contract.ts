@@ -217,6 +217,23 @@ export function endpointRegistryContract(create: () => Promise<EndpointRegistry>
       expect((await registry.readLoad(["r-1"])).inflight).toEqual(new Map());
     });
 
+    it("changes what a router has under way at some endpoints", async () => {
+      await registry.changeInflight("r-1", new Map([[a, { requests: 1, prefillTokens: 5, decodeTokens: 0 }]]), 60_000);
+      await registry.changeInflight("r-1", new Map([[b, { requests: 2, prefillTokens: 7, decodeTokens: 1 }]]), 60_000);
+      await registry.changeInflight("r-1", new Map([[a, { requests: 0, prefillTokens: 0, decodeTokens: 0 }]]), 60_000);
+      await registry.changeInflight("r-1", new Map(), 60_000);
+      expect((await registry.readLoad(["r-1"])).inflight).toEqual(
+        new Map([
+          [a, { requests: 0, prefillTokens: 0, decodeTokens: 0 }],
+          [b, { requests: 2, prefillTokens: 7, decodeTokens: 1 }],
+        ]),
+      );
+      await registry.changeInflight("r-1", new Map([[a, { requests: 1, prefillTokens: 0, decodeTokens: 0 }]]), 50);
+      await vi.waitFor(async () => expect((await registry.readLoad(["r-1"])).inflight.size).toBe(0), { timeout: 10_000, interval: 5 });
+      await registry.changeInflight("r-1", new Map([[b, { requests: 1, prefillTokens: 0, decodeTokens: 0 }]]), 60_000);
+      expect([...(await registry.readLoad(["r-1"])).inflight.keys()]).toEqual([b]);
+    });
+
     it("leaves out routers that have fallen silent", async () => {
       await registry.setInflight("r-1", new Map([[a, { requests: 1, prefillTokens: 0, decodeTokens: 0 }]]), 50);
       await vi.waitFor(async () => expect((await registry.readLoad(["r-1"])).inflight.size).toBe(0), { timeout: 10_000, interval: 5 });

@@ -92,7 +92,7 @@ export type InstanceRole = "ingester" | "router";
 
 /**
  * Endpoints, their owners, load and the instances of our services: the small shared state beside the index.
- * Every method is one or two round trips and safe to repeat; `readLoad` and `setInflight`, which requests wait for, are one.
+ * Every method is one or two round trips and safe to repeat; those of load and in-flight work, which requests wait for, are one.
  * Rejects with KVATLAS_REDIS_UNAVAILABLE when the store cannot be reached.
  */
 export interface EndpointRegistry {
@@ -133,7 +133,10 @@ export interface EndpointRegistry {
   scopes(): Promise<ReadonlyMap<ScopeId, ScopeSpec & { readonly shards: number; readonly tag: string }>>;
 
   setLoad(loads: ReadonlyMap<EndpointId, EndpointLoad>): Promise<void>;
+  /** Replaces all that the router has said of its in-flight work. */
   setInflight(routerId: string, inflight: ReadonlyMap<EndpointId, Inflight>, ttlMs: number): Promise<void>;
+  /** Replaces what the router has said of these endpoints, for about a third of the cost. What has expired meanwhile is not brought back. */
+  changeInflight(routerId: string, changed: ReadonlyMap<EndpointId, Inflight>, ttlMs: number): Promise<void>;
   /** Load of all endpoints and the sum of the in-flight work of the named routers: what one decision reads. */
   readLoad(routerIds: readonly string[]): Promise<{
     readonly loads: ReadonlyMap<EndpointId, EndpointLoad>;

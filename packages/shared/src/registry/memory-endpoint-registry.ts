@@ -148,6 +148,14 @@ export class MemoryEndpointRegistry implements EndpointRegistry {
     this.#inflight.set(routerId, { inflight: new Map(inflight), until: this.#clock.now() + ttlMs });
   }
 
+  async changeInflight(routerId: string, changed: ReadonlyMap<EndpointId, Inflight>, ttlMs: number): Promise<void> {
+    if (changed.size === 0) return;
+    const now = this.#clock.now();
+    const before = this.#inflight.get(routerId);
+    const current = before !== undefined && before.until > now ? before.inflight : [];
+    this.#inflight.set(routerId, { inflight: new Map([...current, ...changed]), until: now + ttlMs });
+  }
+
   async readLoad(
     routerIds: readonly string[],
   ): Promise<{ readonly loads: ReadonlyMap<EndpointId, EndpointLoad>; readonly inflight: ReadonlyMap<EndpointId, Inflight> }> {

@@ -211,6 +211,16 @@ class RedisEndpointRegistry implements EndpointRegistry {
     );
   }
 
+  async changeInflight(routerId: string, changed: ReadonlyMap<EndpointId, Inflight>, ttlMs: number): Promise<void> {
+    if (changed.size === 0) return;
+    const key = this.#keys.inflight(routerId);
+    const fields = [...changed].flatMap(([endpoint, work]) => [endpoint, inflightToText(work)]);
+    await this.#send([
+      ["hset", key, ...fields],
+      ["pexpire", key, Math.max(1, Math.ceil(ttlMs))],
+    ]);
+  }
+
   async readLoad(
     routerIds: readonly string[],
   ): Promise<{ readonly loads: ReadonlyMap<EndpointId, EndpointLoad>; readonly inflight: ReadonlyMap<EndpointId, Inflight> }> {

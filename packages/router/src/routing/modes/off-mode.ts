@@ -3,7 +3,7 @@ import { type OffPolicyName, type OffPolicySources, rankOff } from "../off-polic
 import { heldNowhere } from "../residency.ts";
 import type { Mode } from "./mode.ts";
 
-/** Routers tell what they have under way every 150 ms, and what this one has is always counted as it is. */
+/** A choice by load alone is rough, and what this router has under way is always counted as it is: most requests need not read. */
 const maxLoadAgeMs = 50;
 
 /** Routes without looking at prompts: the baselines. */
