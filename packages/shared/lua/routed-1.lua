@@ -18,14 +18,14 @@ local last, at = {}, {}
 
 local function keyOf(i) return prefix .. sub(packed, i * 16 - 15, i * 16) end
 
--- Takes the marks of block i in; returns how many there are.
+-- Takes the marks of block i in; returns how many endpoints are marked there.
 local function read(i)
   local marks = call('ZRANGEBYSCORE', keyOf(i), since, '+inf', 'WITHSCORES')
   for j = 1, #marks, 2 do
     local endpoint = marks[j]
     if i > (last[endpoint] or 0) then last[endpoint], at[endpoint] = i, marks[j + 1] end
   end
-  return #marks
+  return #marks / 2
 end
 
 local function halve(low, marksLow, high, marksHigh)

@@ -91,7 +91,7 @@ export interface PrefixMatch {
 export type PrefixMatches = ReadonlyMap<EndpointId, PrefixMatch>;
 
 export interface LookupOptions {
-  /** `probe` reads O(log n) positions in at most three round trips, relying on residency being prefix-closed; `exact` reads every key. @defaultValue "probe" */
+  /** `probe` looks at O(log n) positions in one round trip (up to three for sliding windows), relying on residency being prefix-closed; `exact` reads every key. @defaultValue "probe" */
   readonly method?: "probe" | "exact";
   readonly signal?: AbortSignal;
 }
@@ -143,7 +143,7 @@ export interface IndexCensus {
  *
  * Readers and writers need no coordination: a reader sees each shard before or after a script call, never in between.
  * Entries of another incarnation than the endpoint's current one are invisible to `lookup` from the moment `openWriter` returns.
- * Cost of `lookup`: at most three round trips whatever the number of keys or endpoints.
+ * Cost of `lookup`: one round trip, three where sliding windows have to be seen, whatever the number of keys or endpoints.
  * When the store is unreachable every method rejects with KVATLAS_REDIS_UNAVAILABLE (request role: within its command time-out).
  */
 export interface BlockIndex {

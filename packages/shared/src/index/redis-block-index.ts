@@ -68,8 +68,8 @@ class RedisBlockIndex implements BlockIndex {
     readonly apply: RedisScript;
     readonly open: RedisScript;
     readonly sweep: RedisScript;
+    readonly find: RedisScript;
     readonly read: RedisScript;
-    readonly peek: RedisScript;
     readonly remember: RedisScript;
   };
 
@@ -83,8 +83,8 @@ class RedisBlockIndex implements BlockIndex {
       apply: readScript("apply-1"),
       open: readScript("open-1"),
       sweep: readScript("sweep-1"),
+      find: readScript("find-1"),
       read: readScript("read-1"),
-      peek: readScript("peek-1"),
       remember: readScript("remember-1"),
     };
   }

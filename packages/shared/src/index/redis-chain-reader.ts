@@ -2,39 +2,20 @@ import type { BlockKey, CacheGroupId, EndpointId } from "../types.ts";
 import type { PrefixQuery } from "./block-index.ts";
 import { ABSENT } from "./prefix-match.ts";
 import { holderField, mediaByRank, parsePosition, type RedisKeys, type SpaceKeys, shardOf } from "./redis-keys.ts";
+import type { ReadCall } from "./redis-read-call.ts";
 import type { ScopeLayout } from "./scope-layout.ts";
-
-/** Positions of a chain to be read. */
-export interface Asked {
-  readonly positions: readonly number[];
-  /** What these endpoints hold there in cache group 0; null for all that anybody holds. */
-  readonly of: readonly EndpointId[] | null;
-}
-
-/** One script call, and where its answer goes. */
-export interface ReadCall {
-  /** `read`: read-1.lua, every entry of some blocks; `peek`: peek-1.lua, some entries. */
-  readonly script: "read" | "peek";
-  readonly keys: readonly string[];
-  readonly args: readonly (string | number)[];
-  readonly accept: (reply: unknown) => void;
-}
 
 /** Blocks read by one script call; bounds how long Redis is busy at a time. */
 const MAX_READS_PER_CALL = 500;
 
-/** More endpoints are not asked for by name: reading everything costs no more then, and Lua's stack is bounded. */
-const MAX_NAMED = 256;
-
 /** First letters of the media: an entry names its best medium first. */
 const rankByLetter = new Map(mediaByRank.map((medium, rank) => [medium.charCodeAt(0), rank]));
 
-/** A query on its way: what has been read, and how to read on. */
+/** A query whose blocks are read one by one. */
 export class ChainReader {
   readonly query: PrefixQuery;
   readonly #shards: number;
   readonly #space: SpaceKeys;
-  readonly #endpoints = new Set<EndpointId>();
   /** How a live entry begins in a block's text, by holder field: line feed, field, line feed, current incarnation, colon. */
   readonly #beginnings = new Map<string, string>();
   readonly #incarnations = new Map<EndpointId, number>();
@@ -48,38 +29,20 @@ export class ChainReader {
     this.#blocks = new Array<string | undefined>(query.keys.length).fill(undefined);
   }
 
-  /** Calls that read what is asked for; the first one with the positions of all endpoints in its shard, where that is asked for as well. */
-  calls(asked: readonly Asked[], withSeq: boolean): readonly ReadCall[] {
-    const calls: ReadCall[] = [];
-    const named = new Map<number, { readonly positions: readonly number[]; readonly of: readonly EndpointId[] }[]>();
-    for (const { positions, of } of asked) {
-      for (const [shard, part] of this.#parts(positions)) {
-        if (of === null || of.length > MAX_NAMED) {
-          calls.push(this.#read(shard, part, withSeq && calls.length === 0));
-          continue;
-        }
-        const list = named.get(shard);
-        if (list === undefined) named.set(shard, [{ positions: part, of }]);
-        else list.push({ positions: part, of });
-      }
-    }
-    for (const [shard, list] of named) {
-      let reads = 0;
-      let from = 0;
-      for (const [i, { positions }] of list.entries()) {
-        if (reads > 0 && reads + positions.length > MAX_READS_PER_CALL) {
-          calls.push(this.#peek(shard, list.slice(from, i)));
-          reads = 0;
-          from = i;
-        }
-        reads += positions.length;
-      }
-      calls.push(this.#peek(shard, from === 0 ? list : list.slice(from)));
-    }
-    return calls;
+  /** Entries of this incarnation are live. Of endpoints that nothing is known of, none are. */
+  know(endpoint: EndpointId, incarnation: number): void {
+    this.#incarnations.set(endpoint, incarnation);
   }
 
-  /** True where everything has been read, or something. */
+  /**
+   * Calls that read these positions.
+   *
+   * @param withEndpoints - the first one also gets to know all endpoints of its shard
+   */
+  calls(positions: readonly number[], withEndpoints: boolean): readonly ReadCall[] {
+    return this.#parts(positions).map(([shard, part], i) => this.#read(shard, part, withEndpoints && i === 0));
+  }
+
   hasRead(position: number): boolean {
     return this.#blocks[position] !== undefined;
   }
@@ -91,7 +54,7 @@ export class ChainReader {
   }
 
   get endpoints(): Iterable<EndpointId> {
-    return this.#endpoints;
+    return this.#incarnations.keys();
   }
 
   readonly rankAt = (position: number, endpoint: EndpointId, group: CacheGroupId): number => {
@@ -121,59 +84,25 @@ export class ChainReader {
     return parts;
   }
 
-  #read(shard: number, positions: readonly number[], withSeq: boolean): ReadCall {
+  #read(shard: number, positions: readonly number[], withEndpoints: boolean): ReadCall {
     return {
       script: "read",
       keys: [this.#space.seq(shard)],
-      args: [this.#space.blockPrefix(shard), this.#packed(positions), withSeq ? 1 : 0],
+      args: [this.#space.blockPrefix(shard), positions.map((position) => this.#key(position)).join(""), withEndpoints ? 1 : 0],
       accept: (reply) => {
         const texts = Array.isArray(reply) ? reply : [];
-        if (withSeq) this.#setPositions(String(texts[0] ?? ""));
+        if (withEndpoints) this.#knowAll(String(texts[0] ?? ""));
         for (const [i, position] of positions.entries()) this.#blocks[position] = String(texts[i + 1] ?? "");
       },
     };
   }
 
-  #peek(shard: number, asked: readonly { readonly positions: readonly number[]; readonly of: readonly EndpointId[] }[]): ReadCall {
-    const args: (string | number)[] = [this.#space.blockPrefix(shard)];
-    const withFields = asked.map(({ positions, of }) => ({ positions, fields: of.map((endpoint) => holderField(endpoint, 0)) }));
-    for (const { positions, fields } of withFields) args.push(this.#packed(positions), fields.length, ...fields);
-    return {
-      script: "peek",
-      keys: [this.#space.seq(shard)],
-      args,
-      accept: (reply) => {
-        const values = typeof reply === "string" ? reply.split("\n") : [];
-        let at = 0;
-        for (const { positions, fields } of withFields) {
-          for (const position of positions) {
-            let text = "";
-            for (const field of fields) {
-              const value = values[at++] ?? "";
-              if (value !== "") text += `\n${field}\n${value}`;
-            }
-            this.#blocks[position] = text;
-          }
-        }
-      },
-    };
-  }
-
-  #packed(positions: readonly number[]): string {
-    let packed = "";
-    for (const position of positions) packed += this.#key(position);
-    return packed;
-  }
-
-  #setPositions(text: string): void {
+  #knowAll(text: string): void {
     const lines = text.split("\n");
     // A line feed precedes the first field.
     for (let i = 1; i + 1 < lines.length; i += 2) {
-      const endpoint = lines[i] as EndpointId;
       const position = parsePosition(lines[i + 1] ?? "");
-      if (position === null) continue;
-      this.#endpoints.add(endpoint);
-      this.#incarnations.set(endpoint, position.incarnation);
+      if (position !== null) this.know(lines[i] as EndpointId, position.incarnation);
     }
   }
 

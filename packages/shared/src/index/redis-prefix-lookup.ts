@@ -3,26 +3,21 @@ import { type RedisScript, runScript } from "../redis-scripts.ts";
 import type { EndpointId } from "../types.ts";
 import type { LookupOptions, PrefixMatch, PrefixMatches, PrefixQuery } from "./block-index.ts";
 import { type HybridLayout, hybridHit } from "./hybrid-hit.ts";
-import { ABSENT, exactMatch, layoutsOf, matchOf, prefixRank } from "./prefix-match.ts";
-import { firstPositions, PrefixProbe } from "./prefix-probe.ts";
-import { type Asked, ChainReader, type ReadCall } from "./redis-chain-reader.ts";
+import { ABSENT, exactMatch, layoutsOf, matchOf } from "./prefix-match.ts";
+import { ChainReader } from "./redis-chain-reader.ts";
 import type { RedisKeys } from "./redis-keys.ts";
+import { PrefixSearch } from "./redis-prefix-search.ts";
+import type { ReadCall } from "./redis-read-call.ts";
 import type { ScopeLayout } from "./scope-layout.ts";
 
 export interface PrefixLookupDeps {
   readonly connection: RedisConnection;
   readonly keys: RedisKeys;
-  readonly scripts: { readonly read: RedisScript; readonly peek: RedisScript };
+  readonly scripts: { readonly find: RedisScript; readonly read: RedisScript };
 }
 
 /** Script calls sent in one go; longer exact lookups take several round trips. */
-const MAX_CALLS_PER_SEND = 16;
-
-/** What one chain reads next. */
-interface Step {
-  readonly reader: ChainReader;
-  readonly asked: readonly Asked[];
-}
+const MAX_CALLS_PER_SEND = 64;
 
 /**
  * Looks chains up in Redis. All chains go through their rounds together: a round is one round trip, however many they are.
@@ -35,36 +30,34 @@ export async function lookupPrefixes(
   layouts: readonly ScopeLayout[],
   options: LookupOptions,
 ): Promise<readonly PrefixMatches[]> {
+  const match = options.method === "exact" ? matchExactly : matchBySearch;
   const underWay = new Map(
     queries.flatMap((query, i) => {
       const layout = layouts[i];
-      return layout === undefined ? [] : [[i, matchChain(new ChainReader(query, deps.keys, layout), options.method ?? "probe")] as const];
+      return layout === undefined || query.keys.length === 0 ? [] : [[i, match(query, deps.keys, layout)] as const];
     }),
   );
   const results: PrefixMatches[] = queries.map(() => new Map());
-  let isFirst = true;
   for (;;) {
-    const round: Step[] = [];
+    const round: ReadCall[] = [];
     for (const [i, lookup] of underWay) {
       const step = lookup.next();
       if (!step.done) {
-        round.push(step.value);
+        round.push(...step.value);
         continue;
       }
       results[i] = step.value;
       underWay.delete(i);
     }
     if (round.length === 0) return results;
-    await readRound(deps, round, isFirst, options.signal);
-    isFirst = false;
+    await readRound(deps, round, options.signal);
   }
 }
 
-async function readRound(deps: PrefixLookupDeps, round: readonly Step[], isFirst: boolean, signal: AbortSignal | undefined): Promise<void> {
-  const calls = round.flatMap(({ reader, asked }) => reader.calls(asked, isFirst));
-  for (let from = 0; from < calls.length; from += MAX_CALLS_PER_SEND) {
-    const part = calls.slice(from, from + MAX_CALLS_PER_SEND);
-    await Promise.all((["read", "peek"] as const).map((script) => runCalls(deps, script, part, signal)));
+async function readRound(deps: PrefixLookupDeps, round: readonly ReadCall[], signal: AbortSignal | undefined): Promise<void> {
+  for (let from = 0; from < round.length; from += MAX_CALLS_PER_SEND) {
+    const part = round.slice(from, from + MAX_CALLS_PER_SEND);
+    await Promise.all((["find", "read"] as const).map((script) => runCalls(deps, script, part, signal)));
   }
 }
 
@@ -81,57 +74,72 @@ async function runCalls(
 }
 
 /** One chain's lookup: yields what to read next, goes on when it has been read, returns the matches. */
-function* matchChain(reader: ChainReader, method: "probe" | "exact"): Generator<Step, PrefixMatches> {
+type ChainLookup = Generator<readonly ReadCall[], PrefixMatches, void>;
+
+function* matchExactly(query: PrefixQuery, keys: RedisKeys, scope: ScopeLayout): ChainLookup {
+  const blocks = query.keys.length;
+  const layouts = layoutsOf(query.groups);
+  const reader = new ChainReader(query, keys, scope);
+  yield reader.calls(reader.unread(0, blocks), true);
   const matches = new Map<EndpointId, PrefixMatch>();
-  const blocks = reader.query.keys.length;
-  if (blocks === 0) return matches;
-  const layouts = layoutsOf(reader.query.groups);
-  // Prefixes that are not defined block by block by full attention cannot be probed.
-  const isProbed = method === "probe" && [...layouts.values()].every((layout) => layout.uniform && layout.full.length > 0);
-  if (!isProbed) {
-    yield { reader, asked: [{ positions: reader.unread(0, blocks), of: null }] };
-    for (const endpoint of reader.endpoints) {
-      const match = exactMatch(blocks, endpoint, layouts.get(endpoint), reader.rankAt);
-      if (match !== null) matches.set(endpoint, match);
-    }
-    return matches;
+  for (const endpoint of reader.endpoints) {
+    const match = exactMatch(blocks, endpoint, layouts.get(endpoint), reader.rankAt);
+    if (match !== null) matches.set(endpoint, match);
   }
+  return matches;
+}
 
-  yield { reader, asked: [{ positions: firstPositions(blocks), of: null }] };
-  const rankAt = (position: number, endpoint: EndpointId) => prefixRank(layouts.get(endpoint), position, endpoint, reader.rankAt);
-  const endpoints = [...reader.endpoints].filter((endpoint) => rankAt(0, endpoint) < ABSENT);
-  const probe = new PrefixProbe(blocks, endpoints, rankAt);
-  for (let positions = probe.next(); positions.length > 0; positions = probe.next()) {
-    // Cache groups are looked at together, at positions of which everything is known.
-    yield { reader, asked: layouts.size === 0 ? probe.askedOf(positions) : [{ positions, of: null }] };
-    probe.observe(positions);
-  }
+function* matchBySearch(query: PrefixQuery, keys: RedisKeys, scope: ScopeLayout): ChainLookup {
+  const layouts = layoutsOf(query.groups);
+  // Prefixes that are not defined block by block by full attention cannot be searched for.
+  if ([...layouts.values()].some(({ uniform, full }) => !uniform || full.length === 0)) return yield* matchExactly(query, keys, scope);
 
-  const prefixes = new Map(endpoints.map((endpoint, i) => [endpoint, probe.lengths(i)]));
-  const windowed: { readonly endpoint: EndpointId; readonly layout: HybridLayout; readonly prefix: number }[] = [];
-  for (const [endpoint, lengths] of prefixes) {
+  const search = new PrefixSearch(query, keys, scope, layouts);
+  yield search.calls();
+  const reader = new ChainReader(query, keys, scope);
+  const matches = new Map<EndpointId, PrefixMatch>();
+  const windowed: Windowed[] = [];
+  for (const [endpoint, { incarnation, lengths }] of search.found()) {
     const layout = layouts.get(endpoint);
-    if (layout !== undefined && layout.sliding.length > 0) windowed.push({ endpoint, layout, prefix: lengths.at(-1) ?? 0 });
-    else setMatch(matches, endpoint, lengths, blocks);
+    if (layout === undefined || layout.sliding.length === 0) {
+      setMatch(matches, endpoint, lengths, query.keys.length);
+      continue;
+    }
+    reader.know(endpoint, incarnation);
+    windowed.push({ endpoint, layout, lengths });
   }
   if (windowed.length === 0) return matches;
 
   yield* readUnread(
     reader,
-    windowed.flatMap(({ layout, prefix }) => reader.unread(Math.max(0, prefix - longestWindow(layout)), prefix)),
+    windowed.flatMap(({ layout, lengths }) => {
+      const prefix = lengths.at(-1) ?? 0;
+      return reader.unread(Math.max(0, prefix - longestWindow(layout)), prefix);
+    }),
   );
   let hits = windowed.map((candidate) => windowedHit(reader, candidate));
   const unconfirmed = windowed.filter((_, i) => hits[i] === null);
   if (unconfirmed.length > 0) {
-    yield* readUnread(reader, reader.unread(0, Math.max(...unconfirmed.map(({ prefix }) => prefix))));
+    yield* readUnread(reader, reader.unread(0, Math.max(...unconfirmed.map(({ lengths }) => lengths.at(-1) ?? 0))));
     hits = windowed.map((candidate) => windowedHit(reader, candidate));
   }
-  for (const [i, { endpoint }] of windowed.entries()) setMatch(matches, endpoint, prefixes.get(endpoint) ?? [], hits[i] ?? 0);
+  for (const [i, { endpoint, lengths }] of windowed.entries()) setMatch(matches, endpoint, lengths, hits[i] ?? 0);
   return matches;
 }
 
-function* readUnread(reader: ChainReader, positions: readonly number[]): Generator<Step, void> {
-  if (positions.length > 0) yield { reader, asked: [{ positions: [...new Set(positions)].sort((a, b) => a - b), of: null }] };
+/** An endpoint whose prefix has to be confirmed by its sliding-window groups. */
+interface Windowed {
+  readonly endpoint: EndpointId;
+  readonly layout: HybridLayout;
+  readonly lengths: readonly number[];
+}
+
+function* readUnread(reader: ChainReader, positions: readonly number[]): Generator<readonly ReadCall[], void, void> {
+  if (positions.length === 0) return;
+  yield reader.calls(
+    [...new Set(positions)].sort((a, b) => a - b),
+    false,
+  );
 }
 
 function longestWindow(layout: HybridLayout): number {
@@ -139,12 +147,9 @@ function longestWindow(layout: HybridLayout): number {
 }
 
 /** The hit that the sliding groups confirm within a full-attention prefix; null when it depends on a block that has not been read. */
-function windowedHit(
-  reader: ChainReader,
-  { endpoint, layout, prefix }: { readonly endpoint: EndpointId; readonly layout: HybridLayout; readonly prefix: number },
-): number | null {
+function windowedHit(reader: ChainReader, { endpoint, layout, lengths }: Windowed): number | null {
   let isConfirmed = true;
-  const hit = hybridHit({ ...layout, full: [] }, prefix, (group, position) => {
+  const hit = hybridHit({ ...layout, full: [] }, lengths.at(-1) ?? 0, (group, position) => {
     if (!reader.hasRead(position)) isConfirmed = false;
     return reader.rankAt(position, endpoint, group) < ABSENT;
   });
