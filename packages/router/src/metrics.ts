@@ -25,7 +25,7 @@ export class RouterMetrics {
   readonly #predictedTokens: Counter<"source">;
   readonly #predictionError: Histogram;
   readonly #regret: Histogram;
-  readonly #indexAge: Histogram;
+  readonly #ingesterSilence: Histogram;
   readonly #shed: Counter<"why" | "priority">;
   /** Counters and histograms of label values that were there before: looking them up by their labels costs more than counting. */
   readonly #finished = new Map<string, Counter.Internal>();
@@ -123,9 +123,9 @@ export class RouterMetrics {
       buckets: [...buckets.count],
       registers,
     });
-    this.#indexAge = new Histogram({
-      name: "kvatlas_router_index_age_seconds",
-      help: "Since the last sign of life from the ingester of the picked endpoint, when it was picked.",
+    this.#ingesterSilence = new Histogram({
+      name: "kvatlas_router_ingester_silence_seconds",
+      help: "Since the last heartbeat of the ingester of the picked endpoint, when it was picked; how far the index is behind is kvatlas_ingester_lag_seconds.",
       buckets: [0.25, 0.5, 1, 2, 5, 10, 30, 60],
       registers,
     });
@@ -265,9 +265,9 @@ export class RouterMetrics {
     this.#predictionError.observe(Math.abs(error));
   }
 
-  measured({ regretTokens, indexAgeMs }: DecisionMeasure): void {
+  measured({ regretTokens, ingesterSilenceMs }: DecisionMeasure): void {
     this.#regret.observe(regretTokens);
-    if (indexAgeMs !== null) this.#indexAge.observe(indexAgeMs / 1_000);
+    if (ingesterSilenceMs !== null) this.#ingesterSilence.observe(ingesterSilenceMs / 1_000);
   }
 
   shared(outcome: "ok" | "failed" | "dropped", routings: number): void {

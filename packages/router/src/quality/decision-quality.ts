@@ -17,7 +17,7 @@ export interface DecisionMeasure {
   /** Tokens that the endpoint with the longest prefix holds more than the picked one. */
   readonly regretTokens: number;
   /** Since the last sign of life from whoever reads the picked endpoint's events; null when there was none. */
-  readonly indexAgeMs: number | null;
+  readonly ingesterSilenceMs: number | null;
 }
 
 export interface DecisionQualityDeps {
@@ -70,7 +70,7 @@ export class DecisionQuality implements Component {
     sums.promptTokens += decision.promptTokens ?? 0;
     sums.matchedTokens += decision.matchedTokens;
     sums.regretTokens += regretTokens;
-    this.#deps.onDecision({ regretTokens, indexAgeMs: heartbeat === null ? null : Math.max(0, this.#deps.clock.now() - heartbeat) });
+    this.#deps.onDecision({ regretTokens, ingesterSilenceMs: heartbeat === null ? null : Math.max(0, this.#deps.clock.now() - heartbeat) });
   }
 
   /** @param reportedTokens - null when the engine does not tell */
