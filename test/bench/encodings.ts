@@ -131,7 +131,7 @@ class Writer {
       position(seq),
       position(seq + 1),
       incarnation,
-      0,
+      "",
       op,
       slice.join(""),
     );

@@ -1,6 +1,5 @@
 import { type Backend, createMemoryBackend, createRedisBackend } from "@kvatlas/shared/backend";
 import { configSchema } from "@kvatlas/shared/config/schema";
-import { createRedisKeys } from "@kvatlas/shared/index/redis-keys";
 import { silentLogger } from "@kvatlas/shared/logger";
 import type { BlockKey, EndpointId, ScopeId } from "@kvatlas/shared/types";
 import { Redis } from "ioredis";
@@ -100,31 +99,5 @@ describe("records of housekeeping", () => {
     expect(await backend.housekeeping.rebuildRequests()).toEqual([]);
     await backend.housekeeping.endRebuild(a, 1);
     expect(await raw.hlen("kva:rebuild")).toBe(0);
-  });
-
-  it("drop tables of engine hashes whose incarnation is over, and no other", async () => {
-    const { backend, raw } = await redisBackend();
-    const { registry, housekeeping } = backend;
-    const keys = createRedisKeys("kva");
-    const lease = await registry.acquire(a, "i", 10_000);
-    if (lease === null) throw new Error("no lease");
-    await registry.startIncarnation(lease, 0);
-    const current = await registry.startIncarnation(lease, 0);
-    if (current === null) throw new Error("no incarnation");
-    await registry.saveEngineHashes(a, current, new Map([["01", "02"]]));
-    // What a former owner writes after its incarnation has ended, and what an endpoint that was removed leaves.
-    await registry.saveEngineHashes(a, current - 1, new Map([["01", "02"]]));
-    await registry.saveEngineHashes(b, 5, new Map([["01", "02"]]));
-    // The table of an incarnation that this look at the registry came too early for.
-    await registry.saveEngineHashes(a, current + 1, new Map([["01", "02"]]));
-    let dropped = 0;
-    for (let cursor: string | null = "0"; cursor !== null; ) {
-      const slice = await housekeeping.sweepEngineHashes(cursor, 2);
-      dropped += slice.dropped;
-      cursor = slice.next;
-    }
-    expect(dropped).toBe(2);
-    expect(await raw.exists(keys.engineHashes(a, current), keys.engineHashes(a, current + 1))).toBe(2);
-    expect(await raw.exists(keys.engineHashes(a, current - 1), keys.engineHashes(b, 5))).toBe(0);
   });
 });

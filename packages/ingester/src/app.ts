@@ -203,7 +203,7 @@ export function createIngester(deps: IngesterDeps, config: KvatlasConfig, option
         // After a stop of the whole fleet every record is old: whoever has them configured gets the time to say so.
         if (clock.monotonic() - startedAt < departedAfterMs) return { forgotten: [] };
         const forgotten = await forgetDeparted(
-          { registry, index, clock, logger, isKnown: (endpoint) => ownership.targets.has(endpoint) },
+          { registry, index, records, clock, logger, isKnown: (endpoint) => ownership.targets.has(endpoint) },
           { instanceId, leaseTtlMs: settings.leaseTtlMs, departedAfterMs },
           signal,
         );

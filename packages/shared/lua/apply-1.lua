@@ -8,11 +8,12 @@
 -- ARGV[1]  what precedes the block key in the keys of the shard's blocks
 -- ARGV[2]  endpoint
 -- ARGV[3]  position expected            ARGV[4]  position afterwards
--- ARGV[5]  incarnation                  ARGV[6]  '1' to report keys of which the endpoint holds nothing afterwards
+-- ARGV[5]  incarnation
+-- ARGV[6]  where blocks have names of their own: what the engine calls them (HASH: engine hash -> block key); '' where they have none
 -- ARGV[7..]  runs in order, two arguments each: '+' (one copy more), '-' (one less) or '=' (at least one), medium, '#group' unless 0
---            (e.g. '-cpu#1'); then block keys of 16 characters without separator
--- returns  {removals of what was not held, keys emptied without separator}  applied
---          the position found, nil when there is none                       nothing was changed
+--            (e.g. '-cpu#1'); then block keys of 16 characters without separator. Where blocks have names, three: the names of those blocks, alike
+-- returns  {removals of what was not held}             applied
+--          the position found, nil when there is none  nothing was changed
 
 local position = redis.call('HGET', KEYS[1], ARGV[2])
 if position ~= ARGV[3] then return position end
@@ -20,9 +21,9 @@ if position ~= ARGV[3] then return position end
 local function apply()
   local call, sub = redis.call, string.sub
   local prefix, endpoint, mine = ARGV[1], ARGV[2], ARGV[5] .. ':'
-  local reports = ARGV[6] == '1'
+  local names = ARGV[6]
   local order = {'gpu', 'cpu', 'storage', 'other'}
-  local unknown, emptied = 0, {}
+  local unknown = 0
 
   -- Copies by medium of an entry of this incarnation.
   local function decode(entry)
@@ -41,18 +42,17 @@ local function apply()
     if #parts > 0 then return mine .. table.concat(parts, ',') end
   end
 
-  local function holdsElsewhere(block)
-    local fields = call('HGETALL', block)
-    for i = 1, #fields, 2 do
-      local field = fields[i]
-      if (field == endpoint or sub(field, 1, #endpoint + 1) == endpoint .. '#') and sub(fields[i + 1], 1, #mine) == mine then return true end
-    end
-    return false
+  -- Writes to the names what has been collected; a call takes a few thousand arguments at most.
+  local function flush(command, list)
+    for from = 1, #list, 2000 do call(command, names, unpack(list, from, math.min(from + 1999, #list))) end
   end
 
-  for run = 7, #ARGV, 2 do
+  for run = 7, #ARGV, names == '' and 2 or 3 do
     local op, medium, group = string.match(ARGV[run], '^([+=-])(%a+)(.*)$')
     local keys, field = ARGV[run + 1], endpoint .. group
+    local called = names == '' and '' or ARGV[run + 2]
+    -- A name and its block go together: what is held has its name, in every state that this shard has ever been in.
+    local given, dropped = {}, {}
     local one = mine .. medium
     if op ~= '-' then
       for i = 1, #keys, 16 do
@@ -72,17 +72,20 @@ local function apply()
             call('HSET', block, field, one)
           end
         end
-        if reports then emptied[key] = nil end
+        if called ~= '' then
+          given[#given + 1] = sub(called, i, i + 15) .. group
+          given[#given + 1] = key
+        end
       end
+      flush('HSET', given)
     else
       for i = 1, #keys, 16 do
         local key = sub(keys, i, i + 15)
         local block = prefix .. key
         local entry = call('HGET', block, field)
-        local gone = false
+        local gone = true
         if entry == one then
           call('HDEL', block, field)
-          gone = true
         elseif not entry then
           unknown = unknown + 1
         elseif sub(entry, 1, #mine) == mine then
@@ -90,26 +93,24 @@ local function apply()
           if copies[medium] then
             copies[medium] = copies[medium] - 1
             entry = encode(copies)
-            if entry then call('HSET', block, field, entry) else
-              call('HDEL', block, field)
-              gone = true
-            end
+            gone = not entry
+            if gone then call('HDEL', block, field) else call('HSET', block, field, entry) end
           else
             unknown = unknown + 1
+            gone = false
           end
         else
           -- Of another incarnation: dead, and in nobody's way any more.
           call('HDEL', block, field)
           unknown = unknown + 1
         end
-        if gone and reports and not holdsElsewhere(block) then emptied[key] = true end
+        if gone and called ~= '' then dropped[#dropped + 1] = sub(called, i, i + 15) .. group end
       end
+      flush('HDEL', dropped)
     end
   end
   call('HSET', KEYS[1], endpoint, ARGV[4])
-  local list = {}
-  for key in pairs(emptied) do list[#list + 1] = key end
-  return {unknown, table.concat(list)}
+  return {unknown}
 end
 
 -- A call that breaks off half-way (a slot of a cluster that is on its way, a key of another type) leaves a mark: the endpoint's entries are dead from

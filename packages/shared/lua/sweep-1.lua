@@ -1,9 +1,10 @@
--- sweep-1.lua: drops the dead entries of some blocks of one shard: those of another incarnation than the endpoint's current one.
+-- sweep-1.lua: drops the dead entries of some blocks of one shard, and dead names: those of another incarnation than the endpoint's current one.
 --
 -- KEYS[1]  seq of the shard (HASH: endpoint -> incarnation:fence:watermark)
 -- ARGV[1]  what precedes the block key in the keys of the shard's blocks
 -- ARGV[2]  block keys of 16 characters without separator
--- returns  number of entries dropped
+-- ARGV[3]  what precedes '<endpoint>:<incarnation>' in the keys of the shard's names        ARGV[4..] some of those
+-- returns  number of entries and names dropped
 
 local live = {}
 local positions = redis.call('HGETALL', KEYS[1])
@@ -21,5 +22,9 @@ for i = 1, #ARGV[2], 16 do
       dropped = dropped + 1
     end
   end
+end
+for i = 4, #ARGV do
+  local endpoint, incarnation = string.match(ARGV[i], '^(.*):(%d+)$')
+  if endpoint and live[endpoint] ~= incarnation then dropped = dropped + redis.call('UNLINK', ARGV[3] .. ARGV[i]) end
 end
 return dropped

@@ -57,7 +57,7 @@ export class BareScript {
       const seq = bare.#space.seq(shard);
       await servers.client.hset(seq, endpoint, positionOf(-1));
       // Makes the server of this shard know the script.
-      await servers.client.eval(script, 1, seq, "", "nobody", "", "", "1", "0");
+      await servers.client.eval(script, 1, seq, "", "nobody", "", "", "1", "");
       const runs = (bare.#held[shard] ?? []).flatMap((keys) => ["+gpu", keys]);
       await bare.#call(shard, runs, positionOf(-1), positionOf(-1));
     }
@@ -97,7 +97,7 @@ export class BareScript {
   }
 
   async #call(shard: number, runs: readonly string[], from: string, to: string): Promise<void> {
-    const args = [this.#space.blockPrefix(shard), endpoint, from, to, incarnation, 0, ...runs];
+    const args = [this.#space.blockPrefix(shard), endpoint, from, to, incarnation, "", ...runs];
     const reply = await this.#servers.client.evalsha(this.#sha1, 1, this.#space.seq(shard), ...args);
     if (!Array.isArray(reply) || reply[0] !== 0) throw new Error(`the script answered ${JSON.stringify(reply)} in shard ${shard}`);
   }

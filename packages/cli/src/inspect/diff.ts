@@ -3,7 +3,7 @@ import type { KvatlasConfig } from "@kvatlas/shared/config/schema";
 import type { BlockIndex } from "@kvatlas/shared/index/block-index";
 import { compareCopies, type ReplicaDump, readReplicaDumps } from "@kvatlas/shared/index/replica-dump";
 import type { EndpointRecord } from "@kvatlas/shared/registry/endpoint-registry";
-import type { BlockKey, EndpointId, ScopeId } from "@kvatlas/shared/types";
+import type { BlockKey, EndpointId, EngineHash, ScopeId } from "@kvatlas/shared/types";
 import { formatTable } from "../table.ts";
 import type { Inspection } from "./inspection.ts";
 import type { InspectSource } from "./source.ts";
@@ -193,19 +193,20 @@ async function compare(
   };
 }
 
-/** The dump by block key; under the content scheme through the endpoint's table of engine hashes. */
+/** The dump by block key; under the content scheme through what the index knows of the engine's names. */
 async function byBlockKey(
-  { registry }: InspectSource,
+  { registry, index }: InspectSource,
   record: EndpointRecord | undefined,
-  { hashes }: ReplicaDump,
+  { group, hashes }: ReplicaDump,
 ): Promise<ReadonlyMap<BlockKey, number>> {
   const scope = record?.meta.scope ?? null;
   const spec = scope === null ? undefined : (await registry.scopes()).get(scope);
-  if (record === undefined || spec?.scheme.kind !== "content") return hashes as ReadonlyMap<BlockKey, number>;
-  const keys = await registry.resolveEngineHashes(record.id, record.state.incarnation, [...hashes.keys()]);
+  if (record === undefined || scope === null || spec?.scheme.kind !== "content") return hashes as ReadonlyMap<BlockKey, number>;
+  const names = [...hashes.keys()].map((hash) => ({ hash: hash as EngineHash, group }));
+  const keys = await index.keysOf(scope, { endpoint: record.id, incarnation: record.state.incarnation }, names);
   const blocks = new Map<BlockKey, number>();
   for (const [i, [hash, copies]] of [...hashes].entries()) {
-    // One that the table does not know is a loss: shown by the engine's hash.
+    // One that the index does not know is a loss: shown by the engine's hash.
     const key = (keys[i] ?? hash) as BlockKey;
     blocks.set(key, (blocks.get(key) ?? 0) + copies);
   }

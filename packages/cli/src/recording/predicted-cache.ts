@@ -15,7 +15,7 @@ export class PredictedCache {
   readonly #scope: ScopeId;
   readonly #endpoint: EndpointId;
   readonly #groups = new GroupCatalog();
-  readonly #toOps: (events: readonly KvEvent[]) => Promise<readonly IndexOp[]>;
+  readonly #toOps: (seq: number, events: readonly KvEvent[]) => Promise<readonly IndexOp[]>;
   readonly #content: ContentTable | null;
   #incarnation = 1;
   #writer: IndexWriter | null = null;
@@ -26,7 +26,7 @@ export class PredictedCache {
     this.#endpoint = endpoint as EndpointId;
     const content = scheme.kind === "content" ? new ContentTable(scheme.seed, model) : null;
     this.#content = content;
-    this.#toOps = async (events) => (content === null ? nativeTranslator.translate(events) : content.translate(events));
+    this.#toOps = async (seq, events) => (content === null ? nativeTranslator.translate(seq, events) : content.translate(events));
   }
 
   /** Cache groups that the stores so far have told of. */
@@ -54,7 +54,7 @@ export class PredictedCache {
       from: seq,
       fence: this.#incarnation,
     });
-    await this.#writer.apply([{ seq, ops: await this.#toOps(events) }]);
+    await this.#writer.apply([{ seq, ops: await this.#toOps(seq, events) }]);
   }
 
   /** Whether the block is there at all. */

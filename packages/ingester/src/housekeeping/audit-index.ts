@@ -5,13 +5,14 @@ import { compareCopies, type ReplicaDump } from "@kvatlas/shared/index/replica-d
 import type { Logger } from "@kvatlas/shared/logger";
 import type { EndpointRecord, EndpointRegistry } from "@kvatlas/shared/registry/endpoint-registry";
 import type { HousekeepingRecords } from "@kvatlas/shared/registry/housekeeping-records";
-import type { BlockKey, EndpointId, ScopeId } from "@kvatlas/shared/types";
+import type { BlockKey, EndpointId, EngineHash, ScopeId } from "@kvatlas/shared/types";
 import { AUDIT_TASK, type AuditReport, type FindingKind } from "./audit-report.ts";
 import { createPace, type Pace } from "./pace.ts";
+import { sweepTask } from "./sweep-state.ts";
 
 export interface AuditDeps {
-  readonly registry: Pick<EndpointRegistry, "endpoints" | "scopes" | "acquire" | "remove" | "release" | "resolveEngineHashes">;
-  readonly index: Pick<BlockIndex, "walk" | "positions" | "holders" | "forget" | "census">;
+  readonly registry: Pick<EndpointRegistry, "endpoints" | "scopes" | "acquire" | "remove" | "release">;
+  readonly index: Pick<BlockIndex, "walk" | "keysOf" | "positions" | "holders" | "forget" | "census">;
   readonly records: Pick<HousekeepingRecords, "progress" | "saveProgress" | "requestRebuild">;
   readonly clock: Clock;
   readonly logger: Logger;
@@ -126,7 +127,12 @@ function strayKind(scope: ScopeId, position: IndexPosition, record: EndpointReco
 }
 
 /** A position in a scope that is not the endpoint's own makes its entries count there for ever: its owner writes elsewhere, or there is none. */
-async function forgetStray({ registry, index }: AuditDeps, options: AuditOptions, { scope, endpoint, isRegistered }: Stray): Promise<void> {
+async function forgetStray(
+  { registry, index, records }: AuditDeps,
+  options: AuditOptions,
+  { scope, endpoint, isRegistered }: Stray,
+): Promise<void> {
+  await records.saveProgress(sweepTask(scope), null);
   if (isRegistered) {
     await index.forget(scope, endpoint);
     return;
@@ -273,18 +279,19 @@ async function caughtUp(
 
 /** What the dump says, by block key: under a native scheme the engine's hash is the key. */
 async function truthByKey(
-  { registry }: AuditDeps,
+  { registry, index }: AuditDeps,
   scope: ScopeId,
   incarnation: number,
-  { endpoint, hashes }: ReplicaDump,
+  { endpoint, group, hashes }: ReplicaDump,
 ): Promise<ReadonlyMap<BlockKey, number>> {
   const spec = (await registry.scopes()).get(scope);
   if (spec?.scheme.kind !== "content") return hashes as ReadonlyMap<BlockKey, number>;
-  const keys = await registry.resolveEngineHashes(endpoint, incarnation, [...hashes.keys()]);
+  const names = [...hashes.keys()].map((hash) => ({ hash: hash as EngineHash, group }));
+  const keys = await index.keysOf(scope, { endpoint, incarnation }, names);
   const held = new Map<BlockKey, number>();
   for (const [i, copies] of [...hashes.values()].entries()) {
     const key = keys[i] ?? null;
-    if (key !== null) held.set(key as BlockKey, (held.get(key as BlockKey) ?? 0) + copies);
+    if (key !== null) held.set(key, (held.get(key) ?? 0) + copies);
   }
   return held;
 }

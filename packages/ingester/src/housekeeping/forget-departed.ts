@@ -2,11 +2,14 @@ import type { Clock } from "@kvatlas/shared/clock";
 import type { BlockIndex } from "@kvatlas/shared/index/block-index";
 import type { Logger } from "@kvatlas/shared/logger";
 import type { EndpointRegistry } from "@kvatlas/shared/registry/endpoint-registry";
+import type { HousekeepingRecords } from "@kvatlas/shared/registry/housekeeping-records";
 import type { EndpointId } from "@kvatlas/shared/types";
+import { sweepTask } from "./sweep-state.ts";
 
 export interface ForgetDepartedDeps {
   readonly registry: Pick<EndpointRegistry, "endpoints" | "acquire" | "remove" | "release">;
   readonly index: Pick<BlockIndex, "forget">;
+  readonly records: Pick<HousekeepingRecords, "saveProgress">;
   readonly clock: Clock;
   readonly logger: Logger;
   /** Configured here, or known here by their publishers. */
@@ -31,7 +34,7 @@ export async function forgetDeparted(
   options: ForgetDepartedOptions,
   signal: AbortSignal,
 ): Promise<readonly EndpointId[]> {
-  const { registry, index, clock, logger } = deps;
+  const { registry, index, records, clock, logger } = deps;
   const now = clock.now();
   const forgotten: EndpointId[] = [];
   for (const { id, heartbeat, meta } of await registry.endpoints()) {
@@ -39,7 +42,10 @@ export async function forgetDeparted(
     if (deps.isKnown(id) || now - heartbeat < options.departedAfterMs) continue;
     const lease = await registry.acquire(id, options.instanceId, options.leaseTtlMs);
     if (lease === null) continue;
-    if (meta.scope !== null) await index.forget(meta.scope, id);
+    if (meta.scope !== null) {
+      await records.saveProgress(sweepTask(meta.scope), null);
+      await index.forget(meta.scope, id);
+    }
     await registry.remove(id);
     await registry.release(lease);
     forgotten.push(id);

@@ -4,12 +4,12 @@ import type { EndpointRegistry } from "@kvatlas/shared/registry/endpoint-registr
 import type { HousekeepingRecords } from "@kvatlas/shared/registry/housekeeping-records";
 import type { ScopeId } from "@kvatlas/shared/types";
 import { createPace, type Pace } from "./pace.ts";
-import { afterSlice, dueWalk, fingerprint, sweepStateFromText } from "./sweep-state.ts";
+import { afterSlice, dueWalk, fingerprint, scopeOfSweep, sweepStateFromText, sweepTask } from "./sweep-state.ts";
 
 export interface PurgeDeps {
   readonly registry: Pick<EndpointRegistry, "endpoints" | "scopes">;
   readonly index: Pick<BlockIndex, "sweep" | "reclaim">;
-  readonly records: Pick<HousekeepingRecords, "progress" | "saveProgress" | "sweepEngineHashes">;
+  readonly records: Pick<HousekeepingRecords, "progress" | "saveProgress">;
   readonly clock: Clock;
   /** Called after every slice. */
   readonly onSlice: (examined: number, dropped: number) => void;
@@ -24,9 +24,7 @@ export interface PurgeOptions {
 /** Blocks per slice: Redis, and every lookup with it, waits for a millisecond at most. */
 const SLICE_BLOCKS = 200;
 
-const TASK_PREFIX = "sweep ";
-/** Not scopes: tables of engine hashes, and what no endpoint writes any more. */
-const ENGINE_HASHES = "sweep-engine-hashes";
+/** No scope: what no endpoint writes any more. */
 const UNUSED = "sweep-unused";
 
 type Slice = (cursor: string) => Promise<{ readonly next: string | null; readonly examined: number; readonly dropped: number }>;
@@ -42,20 +40,14 @@ export async function purgeIndex(deps: PurgeDeps, options: PurgeOptions, signal:
   const pace = createPace(clock, { perSecond: options.blocksPerSecond }, signal);
   const [scopes, endpoints, progress] = await Promise.all([registry.scopes(), registry.endpoints(), records.progress()]);
   for (const task of progress.keys()) {
-    if (task.startsWith(TASK_PREFIX) && !scopes.has(task.slice(TASK_PREFIX.length) as ScopeId)) await records.saveProgress(task, null);
+    const scope = scopeOfSweep(task);
+    if (scope !== null && !scopes.has(scope)) await records.saveProgress(task, null);
   }
   const walks: { readonly task: string; readonly current: string; readonly slice: Slice }[] = [...scopes.keys()].map((scope) => ({
-    task: `${TASK_PREFIX}${scope}`,
+    task: sweepTask(scope),
     current: fingerprint(endpoints.filter(({ meta }) => meta.scope === scope)),
     slice: (cursor) => index.sweep(scope, cursor, SLICE_BLOCKS),
   }));
-  if ([...scopes.values()].some(({ scheme }) => scheme.kind === "content")) {
-    walks.push({
-      task: ENGINE_HASHES,
-      current: fingerprint(endpoints),
-      slice: (cursor) => records.sweepEngineHashes(cursor, SLICE_BLOCKS),
-    });
-  }
   for (const { task, current, slice } of walks) {
     if (!(await finish(deps, pace, task, progress.get(task), current, slice, deadline))) return { isDone: false };
   }

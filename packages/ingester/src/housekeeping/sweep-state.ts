@@ -1,5 +1,8 @@
 import { createHash } from "node:crypto";
 import type { EndpointRecord } from "@kvatlas/shared/registry/endpoint-registry";
+import type { ScopeId } from "@kvatlas/shared/types";
+
+const SWEEP_TASK_PREFIX = "sweep ";
 
 /** How far a walk over everything that may hold dead entries has come. */
 export interface SweepState {
@@ -7,6 +10,16 @@ export interface SweepState {
   readonly done: string | null;
   /** What the walk under way began with, and where it goes on; null between walks. */
   readonly walk: { readonly of: string; readonly cursor: string } | null;
+}
+
+/** Under which the state of a scope's walk is saved. */
+export function sweepTask(scope: ScopeId): string {
+  return `${SWEEP_TASK_PREFIX}${scope}`;
+}
+
+/** Of a task that `sweepTask` has named; null for any other. */
+export function scopeOfSweep(task: string): ScopeId | null {
+  return task.startsWith(SWEEP_TASK_PREFIX) ? (task.slice(SWEEP_TASK_PREFIX.length) as ScopeId) : null;
 }
 
 export const neverSwept: SweepState = { done: null, walk: null };
@@ -29,8 +42,8 @@ export function sweepStateFromText(text: string | undefined): SweepState {
 }
 
 /**
- * What dead entries come from: while the endpoints and their incarnations stay the same as at the beginning of the last whole walk, there are none.
- * Short, because it is saved with every slice.
+ * What dead entries come from: while the endpoints and their incarnations stay the same as at the beginning of the last whole walk, there are none, but
+ * those of endpoints that came and went in between. Whoever forgets one forgets the state of the walk as well. Short, because it is saved with every slice.
  */
 export function fingerprint(records: readonly EndpointRecord[]): string {
   const text = records

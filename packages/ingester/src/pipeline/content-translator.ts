@@ -1,36 +1,33 @@
 import type { Clock } from "@kvatlas/shared/clock";
 import type { BlockStored, KvEvent } from "@kvatlas/shared/events/events";
 import { type ContentKeyMapper, createContentKeyMapper } from "@kvatlas/shared/hashing/content-keys";
-import type { IndexOp } from "@kvatlas/shared/index/block-index";
-import type { EndpointRegistry } from "@kvatlas/shared/registry/endpoint-registry";
-import type { BlockKey, CacheGroupId, EndpointId, EngineHash } from "@kvatlas/shared/types";
+import type { BlockName, IndexOp } from "@kvatlas/shared/index/block-index";
+import { nameField } from "@kvatlas/shared/index/redis-keys";
+import type { BlockKey, CacheGroupId, EngineHash } from "@kvatlas/shared/types";
 import { LRUCache } from "lru-cache";
 import { type KeyTranslator, OpRuns, type StoreOp } from "./key-translator.ts";
 import type { SkipLog } from "./skip-log.ts";
 
 export interface ContentTranslatorDeps {
-  readonly registry: Pick<EndpointRegistry, "resolveEngineHashes" | "saveEngineHashes" | "dropEngineHashes">;
+  /** Keys of what the index holds under these names, as of what has been written; waits until the store answers. */
+  readonly keysOf: (names: readonly BlockName[]) => Promise<readonly (BlockKey | null)[]>;
   readonly clock: Clock;
   readonly skips: Pick<SkipLog, "add">;
   readonly storeOp: StoreOp;
-  /** Repeats a call until the store answers. */
-  readonly stored: <T>(call: () => Promise<T>) => Promise<T>;
 }
 
 export interface ContentTranslatorOptions {
-  readonly endpoint: EndpointId;
-  readonly incarnation: number;
   readonly model: string;
   readonly seed: string;
   /** Of the chain that prompts are cut into. */
   readonly blockSizeTokens: number;
   /** The cache group whose blocks are those of the chain. */
   readonly chainGroup: () => CacheGroupId;
-  /** Nobody has written to the incarnation's table yet: as long as everything fits in memory there is nothing to read from it. @defaultValue false */
-  readonly isTableEmpty?: boolean;
+  /** The index has no names of this incarnation yet: as long as everything fits in memory there is nothing to read. @defaultValue false */
+  readonly isNameless?: boolean;
 }
 
-/** Entries of the table that are kept at hand; the whole of it is in the registry. */
+/** Names that are kept at hand, those used last; the index has all of them. */
 const maxCached = 65_536;
 /** Stores whose parent is not known yet. */
 const maxWaiting = 1_024;
@@ -44,11 +41,13 @@ interface Waiting {
   readonly gone: Set<EngineHash>;
 }
 
-/** Field of the table: the same hash in two cache groups has two lives. */
-type TableField = string;
+/** {@link nameField}: the same hash in two cache groups has two lives. */
+type Name = string;
 
-function fieldOf(hash: EngineHash, group: CacheGroupId): TableField {
-  return group === 0 ? hash : `${hash}#${group}`;
+/** Blocks of one event whose keys are known. */
+interface KnownBlocks {
+  readonly keys: BlockKey[];
+  readonly hashes: EngineHash[];
 }
 
 /** Whether the event's tokens are those of its hashes, block by block of the chain. Hybrid models leave masked blocks out of the hashes alone. */
@@ -57,102 +56,90 @@ function isPaired(event: BlockStored, blockSizeTokens: number): boolean {
 }
 
 /**
- * Keys from token contents, for engines whose own hashes cannot be reproduced. Removals and parents name engine hashes only, so the registry
- * holds a table engine hash -> key per incarnation, which outlives the owner.
+ * Keys from token contents, for engines whose own hashes cannot be reproduced. Removals and parents name engine hashes only, so the index keeps what
+ * an engine calls its blocks along with them, and owners that come later find it there.
  *
- * The table is written before the index, so that whatever the index holds can be removed again, and once for all batches that are written together. A pair is dropped when the last copy of its
- * block is gone; a crash in between leaves an unused pair behind until the next incarnation.
+ * A name says the same key throughout an incarnation. One that is at hand may be of a block that is long gone, which does no harm: the index knows
+ * what it holds. One that is not at hand is asked for, which answers for what is held by then: with the batches on their way, nothing is missing.
  *
  * The same hash in two cache groups names the same tokens (vLLM 0.24 to 0.33: the last fine hash of a group's block): where a store does not say
  * which tokens belong to which hash, its keys are those that the group of the chain has given.
  */
 export class ContentTranslator implements KeyTranslator {
-  readonly wantsEmptied = true;
   readonly #deps: ContentTranslatorDeps;
   readonly #options: ContentTranslatorOptions;
   readonly #mapper: ContentKeyMapper;
-  readonly #known: LRUCache<TableField, BlockKey>;
-  /** The table has nothing that is not at hand. */
+  readonly #known: LRUCache<Name, BlockKey>;
+  /** The index has no name that is not at hand. */
   #isAllKnown: boolean;
-  /** Pairs that are not in the table yet: written before the index gets their batches, many at once. */
-  readonly #unsaved = new Map<TableField, BlockKey>();
-  /** Pairs removed from some copy, by key: dropped when the index says that it was the last one. */
-  readonly #removed = new LRUCache<BlockKey, Set<TableField>>({ max: maxCached });
-  readonly #waiting = new Map<TableField, Waiting[]>();
+  /** Of batches that are on their way into the index, by ascending number of the last one: not to be found there yet. */
+  readonly #underWay = new Map<Name, { readonly key: BlockKey; readonly seq: number }>();
+  #seq = -1;
+  readonly #waiting = new Map<Name, Waiting[]>();
   #waitingCount = 0;
 
   constructor(deps: ContentTranslatorDeps, options: ContentTranslatorOptions) {
     this.#deps = deps;
     this.#options = options;
     this.#mapper = createContentKeyMapper({ seed: options.seed, model: options.model });
-    this.#isAllKnown = options.isTableEmpty ?? false;
+    this.#isAllKnown = options.isNameless ?? false;
     this.#known = new LRUCache({
       max: maxCached,
-      dispose: (_key, _field, reason) => {
+      dispose: (_key, _name, reason) => {
         if (reason === "evict") this.#isAllKnown = false;
       },
     });
   }
 
-  async translate(events: readonly KvEvent[]): Promise<readonly IndexOp[]> {
+  async translate(seq: number, events: readonly KvEvent[]): Promise<readonly IndexOp[]> {
     await this.#lookUp(events);
+    this.#seq = seq;
     this.#expire();
     const runs = new OpRuns();
-    const pairs = this.#unsaved;
-    this.#mapAhead(events, pairs);
+    this.#mapAhead(events);
     for (const event of events) {
-      if (event.kind === "stored") this.#store(event, runs, pairs);
+      if (event.kind === "stored") this.#store(event, runs);
       else if (event.kind === "removed") this.#remove(event.hashes, event.group, event.medium, runs);
     }
     return runs.ops;
-  }
-
-  async save(): Promise<void> {
-    if (this.#unsaved.size === 0) return;
-    const { endpoint, incarnation } = this.#options;
-    const pairs = new Map(this.#unsaved);
-    await this.#deps.registry.saveEngineHashes(endpoint, incarnation, pairs);
-    // Others may have come meanwhile.
-    for (const [field, key] of pairs) if (this.#unsaved.get(field) === key) this.#unsaved.delete(field);
   }
 
   keyOf(hash: EngineHash, group: CacheGroupId): BlockKey | null {
     return this.#keyAt(hash, group) ?? null;
   }
 
-  async forget(emptied: readonly BlockKey[]): Promise<void> {
-    const fields: TableField[] = [];
-    for (const key of emptied) {
-      for (const field of this.#removed.get(key) ?? []) {
-        fields.push(field);
-        this.#known.delete(field);
-        this.#unsaved.delete(field);
-      }
-      this.#removed.delete(key);
+  written(seq: number): void {
+    for (const [name, last] of this.#underWay) {
+      if (last.seq > seq) return;
+      this.#underWay.delete(name);
     }
-    if (fields.length === 0) return;
-    await this.#deps.registry.dropEngineHashes(this.#options.endpoint, this.#options.incarnation, fields);
   }
 
-  /** A pair that was dropped with the last copy of its block is in the table again when both have come back with older data. */
   rewind(): void {
     this.#isAllKnown = false;
     this.#known.clear();
-    this.#unsaved.clear();
-    this.#removed.clear();
+    this.#underWay.clear();
   }
 
-  /** Fetches what the batch names and is not at hand, in one call; nothing where all of the table is at hand. */
+  #remember(name: Name, key: BlockKey): void {
+    this.#known.set(name, key);
+    // In the order of their numbers.
+    this.#underWay.delete(name);
+    this.#underWay.set(name, { key, seq: this.#seq });
+  }
+
+  /** Fetches what the batch names and is not at hand, in one call; nothing where everything there is is at hand. */
   async #lookUp(events: readonly KvEvent[]): Promise<void> {
-    const missing = new Set<TableField>();
-    const inBatch = new Set<TableField>();
+    const missing = new Map<Name, BlockName>();
+    const inBatch = new Set<Name>();
     const chainGroup = this.#options.chainGroup();
-    const want = (hash: EngineHash, group: CacheGroupId): void => {
-      for (const field of [fieldOf(hash, group), fieldOf(hash, chainGroup)]) {
-        if (inBatch.has(field) || this.#known.has(field)) continue;
-        const unsaved = this.#unsaved.get(field);
-        if (unsaved === undefined) missing.add(field);
-        else this.#known.set(field, unsaved);
+    const want = (hash: EngineHash, ofGroup: CacheGroupId): void => {
+      for (const group of [ofGroup, chainGroup]) {
+        const name = nameField(hash, group);
+        if (inBatch.has(name) || this.#known.has(name)) continue;
+        const underWay = this.#underWay.get(name);
+        if (underWay === undefined) missing.set(name, { hash, group });
+        else this.#known.set(name, underWay.key);
       }
     };
     for (const event of events) {
@@ -161,22 +148,20 @@ export class ContentTranslator implements KeyTranslator {
       if (!isDescribed) for (const hash of event.hashes) want(hash, event.group);
       if (event.kind !== "stored") continue;
       if (event.parent !== null) want(event.parent, event.group);
-      if (isDescribed) for (const hash of event.hashes) inBatch.add(fieldOf(hash, event.group));
+      if (isDescribed) for (const hash of event.hashes) inBatch.add(nameField(hash, event.group));
     }
     if (missing.size === 0 || this.#isAllKnown) return;
-    const fields = [...missing];
-    const { endpoint, incarnation } = this.#options;
-    const keys = await this.#deps.stored(() => this.#deps.registry.resolveEngineHashes(endpoint, incarnation, fields));
-    for (const [i, field] of fields.entries()) {
-      const key = keys[i];
-      if (key !== null && key !== undefined) this.#known.set(field, key as BlockKey);
+    const keys = await this.#deps.keysOf([...missing.values()]);
+    for (const [i, name] of [...missing.keys()].entries()) {
+      const key = keys[i] ?? null;
+      if (key !== null) this.#known.set(name, key);
     }
   }
 
-  #store(event: BlockStored, runs: OpRuns, pairs: Map<TableField, BlockKey>): void {
+  #store(event: BlockStored, runs: OpRuns): void {
     if (event.hashes.length === 0) return;
     if (event.tokenIds.length === 0 || this.#isOfOtherGroup(event)) {
-      this.#storeKnown(event, runs, pairs);
+      this.#storeKnown(event, runs);
       return;
     }
     const parentKey = event.parent === null ? null : this.#keyAt(event.parent, event.group);
@@ -189,44 +174,32 @@ export class ContentTranslator implements KeyTranslator {
       this.#deps.skips.add(mapped.obstacle, event.hashes.length);
       return;
     }
-    this.#stored(event, mapped.keys, new Set(), runs, pairs);
+    this.#stored(event, mapped.keys, new Set(), runs);
   }
 
-  #stored(
-    event: BlockStored,
-    keys: readonly BlockKey[],
-    gone: ReadonlySet<EngineHash>,
-    runs: OpRuns,
-    pairs: Map<TableField, BlockKey>,
-  ): void {
-    const present: BlockKey[] = [];
+  #stored(event: BlockStored, keys: readonly BlockKey[], gone: ReadonlySet<EngineHash>, runs: OpRuns): void {
+    const present: KnownBlocks = { keys: [], hashes: [] };
     for (const [i, hash] of event.hashes.entries()) {
       const key = keys[i];
       if (key === undefined) continue;
-      const field = fieldOf(hash, event.group);
-      this.#known.set(field, key);
+      this.#remember(nameField(hash, event.group), key);
       if (gone.has(hash)) continue;
-      pairs.set(field, key);
-      this.#removed.delete(key);
-      present.push(key);
+      present.keys.push(key);
+      present.hashes.push(hash);
     }
-    runs.add(this.#deps.storeOp(event), event.medium, event.group, present);
-    for (const hash of event.hashes) this.#release(fieldOf(hash, event.group), runs, pairs);
+    runs.add(this.#deps.storeOp(event), event.medium, event.group, present.keys, present.hashes);
+    for (const hash of event.hashes) this.#release(nameField(hash, event.group), runs);
   }
 
   /** Blocks that another medium (hash-only stores of connectors) or another cache group has described. */
-  #storeKnown(event: BlockStored, runs: OpRuns, pairs: Map<TableField, BlockKey>): void {
+  #storeKnown(event: BlockStored, runs: OpRuns): void {
     const isHashOnly = event.tokenIds.length === 0;
-    const keys = this.#keysOf(event.hashes, event.group, isHashOnly ? "hash-only store of an unknown block" : unpaired);
-    for (const key of keys) this.#removed.delete(key);
-    for (const hash of event.hashes) {
-      const field = fieldOf(hash, event.group);
-      const key = this.#keyAt(hash, event.group);
-      if (key === undefined || this.#known.has(field)) continue;
-      this.#known.set(field, key);
-      pairs.set(field, key);
+    const { keys, hashes } = this.#knownOf(event.hashes, event.group, isHashOnly ? "hash-only store of an unknown block" : unpaired);
+    for (const [i, hash] of hashes.entries()) {
+      const key = keys[i];
+      if (key !== undefined) this.#remember(nameField(hash, event.group), key);
     }
-    runs.add(this.#deps.storeOp(event), event.medium, event.group, keys);
+    runs.add(this.#deps.storeOp(event), event.medium, event.group, keys, hashes);
   }
 
   /** A store whose hashes have no tokens of their own, where there is another group that may have described them. */
@@ -235,7 +208,7 @@ export class ContentTranslator implements KeyTranslator {
   }
 
   /** Keys of the chain's blocks, for stores of other groups that come before theirs in the same batch. */
-  #mapAhead(events: readonly KvEvent[], pairs: Map<TableField, BlockKey>): void {
+  #mapAhead(events: readonly KvEvent[]): void {
     if (!events.some((event) => event.kind === "stored" && this.#isOfOtherGroup(event))) return;
     const chainGroup = this.#options.chainGroup();
     for (const event of events) {
@@ -245,39 +218,31 @@ export class ContentTranslator implements KeyTranslator {
       if (mapped === null || "obstacle" in mapped) continue;
       for (const [i, hash] of event.hashes.entries()) {
         const key = mapped.keys[i];
-        if (key === undefined) continue;
-        this.#known.set(fieldOf(hash, chainGroup), key);
-        pairs.set(fieldOf(hash, chainGroup), key);
+        if (key !== undefined) this.#remember(nameField(hash, chainGroup), key);
       }
     }
   }
 
   #keyAt(hash: EngineHash, group: CacheGroupId): BlockKey | undefined {
-    return this.#known.get(fieldOf(hash, group)) ?? this.#known.get(fieldOf(hash, this.#options.chainGroup()));
+    return this.#known.get(nameField(hash, group)) ?? this.#known.get(nameField(hash, this.#options.chainGroup()));
   }
 
   #remove(hashes: readonly EngineHash[], group: CacheGroupId, medium: IndexOp["medium"], runs: OpRuns): void {
     if (this.#waitingCount > 0) this.#removeWaiting(hashes, group);
-    const keys = this.#keysOf(hashes, group, "removal of an unknown block");
-    for (const hash of hashes) {
-      const field = fieldOf(hash, group);
-      const key = this.#keyAt(hash, group);
-      if (key === undefined) continue;
-      const fields = this.#removed.get(key);
-      if (fields === undefined) this.#removed.set(key, new Set([field]));
-      else fields.add(field);
-    }
-    runs.add("remove", medium, group, keys);
+    const known = this.#knownOf(hashes, group, "removal of an unknown block");
+    runs.add("remove", medium, group, known.keys, known.hashes);
   }
 
-  #keysOf(hashes: readonly EngineHash[], group: CacheGroupId, otherwise: string): readonly BlockKey[] {
-    const keys: BlockKey[] = [];
+  #knownOf(hashes: readonly EngineHash[], group: CacheGroupId, otherwise: string): KnownBlocks {
+    const known: KnownBlocks = { keys: [], hashes: [] };
     for (const hash of hashes) {
       const key = this.#keyAt(hash, group);
-      if (key !== undefined) keys.push(key);
+      if (key === undefined) continue;
+      known.keys.push(key);
+      known.hashes.push(hash);
     }
-    if (keys.length < hashes.length) this.#deps.skips.add(otherwise, hashes.length - keys.length);
-    return keys;
+    if (known.keys.length < hashes.length) this.#deps.skips.add(otherwise, hashes.length - known.keys.length);
+    return known;
   }
 
   #wait(event: BlockStored): void {
@@ -286,15 +251,15 @@ export class ContentTranslator implements KeyTranslator {
       this.#giveUp(event);
       return;
     }
-    const field = fieldOf(event.parent, event.group);
-    const list = this.#waiting.get(field) ?? [];
+    const name = nameField(event.parent, event.group);
+    const list = this.#waiting.get(name) ?? [];
     list.push({ event, since: this.#deps.clock.monotonic(), gone: new Set() });
-    this.#waiting.set(field, list);
+    this.#waiting.set(name, list);
     this.#waitingCount++;
   }
 
   /** The parent has come: its children follow, and theirs. */
-  #release(parent: TableField, runs: OpRuns, pairs: Map<TableField, BlockKey>): void {
+  #release(parent: Name, runs: OpRuns): void {
     const list = this.#waiting.get(parent);
     const parentKey = this.#known.get(parent);
     if (list === undefined || parentKey === undefined) return;
@@ -303,7 +268,7 @@ export class ContentTranslator implements KeyTranslator {
     for (const { event, gone } of list) {
       const mapped = this.#mapper.keysOf(event, parentKey);
       if ("obstacle" in mapped) this.#deps.skips.add(mapped.obstacle, event.hashes.length);
-      else this.#stored(event, mapped.keys, gone, runs, pairs);
+      else this.#stored(event, mapped.keys, gone, runs);
     }
   }
 
@@ -319,12 +284,12 @@ export class ContentTranslator implements KeyTranslator {
   #expire(): void {
     if (this.#waitingCount === 0) return;
     const before = this.#deps.clock.monotonic() - waitMs;
-    for (const [field, list] of this.#waiting) {
+    for (const [name, list] of this.#waiting) {
       const kept = list.filter(({ since }) => since >= before);
       for (const { event, since } of list) if (since < before) this.#giveUp(event);
       this.#waitingCount -= list.length - kept.length;
-      if (kept.length === 0) this.#waiting.delete(field);
-      else this.#waiting.set(field, kept);
+      if (kept.length === 0) this.#waiting.delete(name);
+      else this.#waiting.set(name, kept);
     }
   }
 

@@ -10,7 +10,7 @@ import type { ScopeId } from "@kvatlas/shared/types";
 import type { ReplicaTarget } from "../discovery/replica-target.ts";
 import type { IngesterMetrics, ResetCause } from "../metrics.ts";
 import type { BatchMark } from "../subscriber/sequence-tracker.ts";
-import { ContentTranslator } from "./content-translator.ts";
+import { ContentTranslator, type ContentTranslatorDeps } from "./content-translator.ts";
 import type { EndpointProfile } from "./endpoint-profile.ts";
 import type { FleetSchemes } from "./fleet-schemes.ts";
 import { GroupCatalog } from "./group-catalog.ts";
@@ -77,8 +77,8 @@ export class EventApplier {
   #feed: IndexFeed | null = null;
   #translator: KeyTranslator | null = null;
   #isPristine = false;
-  /** Of engine hashes, in this incarnation: nobody has written to it. */
-  #isTableEmpty = false;
+  /** Nothing has been written in this incarnation yet. */
+  #isNameless = false;
   #wireForm: WireForm | null = null;
   #lastTaken: BatchMark | null = null;
   #candidateMark: BatchMark | null = null;
@@ -187,7 +187,7 @@ export class EventApplier {
     }
     this.#incarnation = { number, from };
     this.#isPristine = true;
-    this.#isTableEmpty = true;
+    this.#isNameless = true;
     // Not before: a later owner must not go on without counting from counts that are too high.
     this.#deps.profile.reportsReuse = this.#reuse.isShown;
     if (this.#feed !== null) {
@@ -355,7 +355,7 @@ export class EventApplier {
   }
 
   #translate(seq: number, events: readonly KvEvent[], receivedAt: number | null, translator: KeyTranslator): Promise<void> | undefined {
-    const ops = translator.translate(events);
+    const ops = translator.translate(seq, events);
     return ops instanceof Promise
       ? ops.then((resolved) => this.#feedBatch(seq, resolved, receivedAt))
       : this.#feedBatch(seq, ops, receivedAt);
@@ -369,30 +369,31 @@ export class EventApplier {
   #useKeys(keys: Pick<LearnedKeys, "scheme" | "blockSizeTokens">): void {
     const { scheme } = keys;
     const storeOp: StoreOp = (event) => this.#reuse.opOf(event);
-    const { registry, clock } = this.#deps;
+    const { clock } = this.#deps;
+    const keysOf: ContentTranslatorDeps["keysOf"] = (names) => {
+      const feed = this.#feed;
+      return feed === null ? Promise.resolve(names.map(() => null)) : this.#stored(() => feed.writer.keysOf(names));
+    };
     this.#translator =
       scheme.kind === "native"
         ? createNativeTranslator(storeOp)
         : new ContentTranslator(
-            { registry, clock, skips: this.#skips, storeOp, stored: (call) => this.#stored(call) },
+            { keysOf, clock, skips: this.#skips, storeOp },
             {
-              endpoint: this.#target.endpoint,
-              incarnation: this.#incarnation.number,
               model: this.#target.model,
               seed: scheme.seed,
               blockSizeTokens: keys.blockSizeTokens,
               chainGroup: () => this.#groups.chainGroup(keys.blockSizeTokens),
-              isTableEmpty: this.#isTableEmpty,
+              isNameless: this.#isNameless,
             },
           );
-    this.#isTableEmpty = false;
-    const translator = this.#translator;
-    this.#feed?.accompany(translator.wantsEmptied ? translator : null);
+    this.#isNameless = false;
   }
 
   #feedOf(writer: IndexWriter): IndexFeed {
     const { clock, logger, metrics } = this.#deps;
-    return new IndexFeed({ clock, logger, metrics }, this.#options, writer);
+    const onWritten = (seq: number): void => this.#translator?.written(seq);
+    return new IndexFeed({ clock, logger, metrics }, { ...this.#options, onWritten }, writer);
   }
 
   #decode(seq: number, payload: Uint8Array): EventBatch | null {

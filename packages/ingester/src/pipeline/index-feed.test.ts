@@ -15,7 +15,7 @@ it("brings small batches in that come one after another for long: a replay that 
   const clock = new FakeClock();
   const target = { scope: "s" as ScopeId, endpoint: "e" as EndpointId, incarnation: 1, from: 0, fence: 1 };
   const writer = await new MemoryBlockIndex().openWriter(target);
-  const options = { maxBatchOps: 500, flushIntervalMs: 2, signal: new AbortController().signal, onFailure: () => {} };
+  const options = { maxBatchOps: 500, flushIntervalMs: 2, signal: new AbortController().signal, onFailure: () => {}, onWritten: () => {} };
   const feed = new IndexFeed({ clock, logger: silentLogger, metrics: createIngesterMetrics(new Registry()) }, options, writer);
   expect(feed.add(batch(0))).toBeUndefined();
   clock.advance(1);

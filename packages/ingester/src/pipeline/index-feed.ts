@@ -1,7 +1,6 @@
 import type { Clock } from "@kvatlas/shared/clock";
 import type { IndexOp, IndexWriter, SequencedOps } from "@kvatlas/shared/index/block-index";
 import type { Logger } from "@kvatlas/shared/logger";
-import type { BlockKey } from "@kvatlas/shared/types";
 import type { IngesterMetrics } from "../metrics.ts";
 import { untilStored } from "./store-retry.ts";
 
@@ -18,16 +17,10 @@ export interface IndexFeedOptions {
   readonly flushIntervalMs: number;
   /** Ends the repetition of calls that the store does not answer. */
   readonly signal: AbortSignal;
+  /** Every batch up to `seq` is in the index. */
+  readonly onWritten: (seq: number) => void;
   /** A write under way has failed: `write` is due at once, and rejects with the reason. */
   readonly onFailure: () => void;
-}
-
-/** Keeps something beside the index that goes with it. */
-export interface FeedCompanion {
-  /** Before a group is written. May be repeated. */
-  save(): Promise<void>;
-  /** After it, with the keys that have lost their last copy. */
-  forget(emptied: readonly BlockKey[]): Promise<void>;
 }
 
 /** A batch on its way into the index. */
@@ -49,7 +42,6 @@ export class IndexFeed {
   readonly #deps: IndexFeedDeps;
   readonly #options: IndexFeedOptions;
   readonly #writer: IndexWriter;
-  #companion: FeedCompanion | null = null;
   #group: FedBatch[] = [];
   #groupOps = 0;
   #groupSince = 0;
@@ -69,11 +61,6 @@ export class IndexFeed {
 
   get writer(): IndexWriter {
     return this.#writer;
-  }
-
-  /** Who writes beside the index; null: nobody. */
-  accompany(companion: FeedCompanion | null): void {
-    this.#companion = companion;
   }
 
   /** Monotonic ms at which the waiting group is to be written, or the store to be asked where nothing waits. */
@@ -157,10 +144,7 @@ export class IndexFeed {
     const { clock, metrics, logger } = this.#deps;
     const startedAt = clock.monotonic();
     const retry = { logger, onRetry: () => metrics.storeRetries.inc() };
-    const companion = this.#companion;
-    const { signal } = this.#options;
-    if (companion !== null) await untilStored(() => companion.save(), retry, signal);
-    const result = await untilStored(() => this.#writer.apply(group, { reportEmptied: companion !== null }), retry, signal);
+    const result = await untilStored(() => this.#writer.apply(group), retry, this.#options.signal);
     const doneAt = clock.monotonic();
     this.#confirmedAt = doneAt;
     metrics.flushSeconds.observe((doneAt - startedAt) / 1_000);
@@ -169,7 +153,8 @@ export class IndexFeed {
     for (const [op, blocks] of Object.entries(countOps(group))) if (blocks > 0) metrics.blocks.inc({ op }, blocks);
     const receivedAt = group.find((batch) => batch.receivedAt !== null)?.receivedAt;
     if (receivedAt !== undefined && receivedAt !== null) metrics.visibleSeconds.observe((doneAt - receivedAt) / 1_000);
-    if (companion !== null && result.emptied.length > 0) await untilStored(() => companion.forget(result.emptied), retry, signal);
+    const last = group.at(-1);
+    if (last !== undefined) this.#options.onWritten(last.seq);
   }
 }
 

@@ -4,16 +4,12 @@ import type { BlockKey, CacheGroupId, EngineHash, Medium } from "@kvatlas/shared
 
 /** Turns an engine's events into operations on block keys, under one key scheme. */
 export interface KeyTranslator {
-  /** Whether `forget` wants to know which keys are gone for good. */
-  readonly wantsEmptied: boolean;
-  /** Operations of one batch in the engine's order. Stores and removals only: what a clear means is the session's affair. */
-  translate(events: readonly KvEvent[]): readonly IndexOp[] | Promise<readonly IndexOp[]>;
+  /** Operations of one batch in the engine's order, batches by ascending `seq`. Stores and removals only: what a clear means is the session's affair. */
+  translate(seq: number, events: readonly KvEvent[]): readonly IndexOp[] | Promise<readonly IndexOp[]>;
   /** Key of a block of the batch last translated, or of a group before; null when it is not known. */
   keyOf(hash: EngineHash, group: CacheGroupId): BlockKey | null;
-  /** To be called before operations are applied: whatever they need beside the index is written, for all that were translated so far. May be repeated. */
-  save(): Promise<void>;
-  /** Called once the operations have been applied, with the keys whose last copy went away. */
-  forget(emptied: readonly BlockKey[]): Promise<void>;
+  /** Every batch up to `seq` is in the index. */
+  written(seq: number): void;
   /** The store has lost writes, and batches from further back follow: only what it still has is known of them. */
   rewind(): void;
 }
@@ -27,8 +23,7 @@ export const countEachStore: StoreOp = () => "store";
 /** Native schemes: the low 64 bits of the engine's own hash are the key, so hash-only stores and removals need no table. */
 export function createNativeTranslator(storeOp: StoreOp): KeyTranslator {
   return {
-    wantsEmptied: false,
-    translate: (events) => {
+    translate: (_seq, events) => {
       const runs = new OpRuns();
       for (const event of events) {
         if (event.kind === "stored") runs.add(storeOp(event), event.medium, event.group, keysOf(event.hashes));
@@ -37,8 +32,7 @@ export function createNativeTranslator(storeOp: StoreOp): KeyTranslator {
       return runs.ops;
     },
     keyOf: (hash) => hash as string as BlockKey,
-    save: () => Promise.resolve(),
-    forget: () => Promise.resolve(),
+    written: () => {},
     rewind: () => {},
   };
 }
@@ -50,32 +44,39 @@ interface OpenRun {
   readonly medium: Medium;
   readonly group: CacheGroupId;
   keys: readonly BlockKey[];
+  names?: readonly EngineHash[];
 }
 
 /** Collects operations in order and joins neighbours that differ in their keys only: engines send one removal per block. */
 export class OpRuns {
   readonly #ops: OpenRun[] = [];
-  /** Keys of the last run when they are an array of its own that may grow. */
-  #growing: BlockKey[] | null = null;
+  /** Keys and names of the last run when they are arrays of its own that may grow. */
+  #growing: { readonly keys: BlockKey[]; readonly names: EngineHash[] } | null = null;
 
   get ops(): readonly IndexOp[] {
     return this.#ops;
   }
 
-  /** `keys` is kept and not changed. */
-  add(op: IndexOp["op"], medium: Medium, group: CacheGroupId, keys: readonly BlockKey[]): void {
+  /**
+   * `keys` and `names` are kept and not changed.
+   *
+   * @param names one for each key, in all runs or in none
+   */
+  add(op: IndexOp["op"], medium: Medium, group: CacheGroupId, keys: readonly BlockKey[], names?: readonly EngineHash[]): void {
     if (keys.length === 0) return;
     const last = this.#ops.at(-1);
     if (last === undefined || last.op !== op || last.medium !== medium || last.group !== group) {
-      this.#ops.push({ op, medium, group, keys });
+      this.#ops.push({ op, medium, group, keys, ...(names === undefined ? {} : { names }) });
       this.#growing = null;
       return;
     }
     if (this.#growing === null) {
-      this.#growing = [...last.keys];
-      last.keys = this.#growing;
+      this.#growing = { keys: [...last.keys], names: [...(last.names ?? [])] };
+      last.keys = this.#growing.keys;
+      if (names !== undefined) last.names = this.#growing.names;
     }
-    for (const key of keys) this.#growing.push(key);
+    for (const key of keys) this.#growing.keys.push(key);
+    for (const name of names ?? []) this.#growing.names.push(name);
   }
 }
 

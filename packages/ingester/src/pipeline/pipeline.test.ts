@@ -1,14 +1,14 @@
 import { FakeClock } from "@kvatlas/shared/clock";
 import { KvatlasError } from "@kvatlas/shared/errors";
-import type { BlockRemoved, BlockStored } from "@kvatlas/shared/events/events";
+import type { BlockRemoved, BlockStored, KvEvent } from "@kvatlas/shared/events/events";
 import type { ApplyResult, IndexWriter, SequencedOps } from "@kvatlas/shared/index/block-index";
+import { MemoryBlockIndex } from "@kvatlas/shared/index/memory-block-index";
 import { silentLogger } from "@kvatlas/shared/logger";
 import { createMetricsRegistry } from "@kvatlas/shared/metrics";
-import { MemoryEndpointRegistry } from "@kvatlas/shared/registry/memory-endpoint-registry";
 import type { BlockKey, EndpointId, EngineHash, ScopeId } from "@kvatlas/shared/types";
 import { describe, expect, it } from "vitest";
 import { createIngesterMetrics } from "../metrics.ts";
-import { ContentTranslator, type ContentTranslatorDeps } from "./content-translator.ts";
+import { ContentTranslator } from "./content-translator.ts";
 import { GroupCatalog, groupKindOf } from "./group-catalog.ts";
 import { HeldBatches } from "./held-batches.ts";
 import { IndexFeed } from "./index-feed.ts";
@@ -35,7 +35,7 @@ const testMetrics = () => createIngesterMetrics(createMetricsRegistry("test", { 
 describe("nativeTranslator", () => {
   it("keeps the order and joins neighbours that differ in their keys only", () => {
     const first = stored([1, 2], null);
-    const ops = nativeTranslator.translate([
+    const ops = nativeTranslator.translate(0, [
       removed([9]),
       removed([8]),
       removed([7], { medium: "cpu" }),
@@ -124,7 +124,11 @@ describe("IndexFeed", () => {
       if (failure !== undefined) throw failure;
       this.calls.push(batches.map(({ seq }) => seq));
       this.applied = batches.at(-1)?.seq ?? this.applied;
-      return { applied: 1, duplicates: 0, unknownRemovals: 0, emptied: [] };
+      return { applied: 1, duplicates: 0, unknownRemovals: 0 };
+    }
+
+    async keysOf(): Promise<never[]> {
+      return [];
     }
 
     async settle(): Promise<void> {}
@@ -150,13 +154,20 @@ describe("IndexFeed", () => {
   function feedOf(writer: IndexWriter, signal = new AbortController().signal) {
     const clock = new FakeClock();
     const failed = { count: 0 };
-    const options = { maxBatchOps: 10, flushIntervalMs: 2, signal, onFailure: () => failed.count++ };
-    return { clock, failed, feed: new IndexFeed({ clock, logger: silentLogger, metrics: testMetrics() }, options, writer) };
+    const written: number[] = [];
+    const options = {
+      maxBatchOps: 10,
+      flushIntervalMs: 2,
+      signal,
+      onFailure: () => failed.count++,
+      onWritten: (seq: number) => written.push(seq),
+    };
+    return { clock, failed, written, feed: new IndexFeed({ clock, logger: silentLogger, metrics: testMetrics() }, options, writer) };
   }
 
   it("groups batches up to its bound, and says when a waiting group is due", async () => {
     const writer = new ScriptedWriter();
-    const { feed, clock } = feedOf(writer);
+    const { feed, clock, written } = feedOf(writer);
     expect(feed.dueAt).toBe(clock.monotonic() + 2_000);
     expect(feed.add(batch(0, 4))).toBeUndefined();
     expect(feed.dueAt).toBe(clock.monotonic() + 2);
@@ -166,6 +177,7 @@ describe("IndexFeed", () => {
     feed.add(batch(3));
     await feed.flush();
     expect(writer.calls).toEqual([[0, 1, 2], [3]]);
+    expect(written).toEqual([2, 3]);
   });
 
   it("asks the store now and then whether it has lost something, when there is nothing to write", async () => {
@@ -222,154 +234,168 @@ describe("IndexFeed", () => {
 });
 
 describe("ContentTranslator", () => {
-  const endpoint = "e" as EndpointId;
+  const target = { scope: "s" as ScopeId, endpoint: "e" as EndpointId, incarnation: 1, from: 0, fence: 1 };
 
+  /** One owner of an endpoint whose blocks are in `index`; `reads` counts how often it asks for names. */
   async function translatorOn(
-    registry: MemoryEndpointRegistry,
+    index = new MemoryBlockIndex(),
     clock = new FakeClock(),
     chainGroup = 0,
-    {
-      calls = registry,
-      isTableEmpty = false,
-    }: { readonly calls?: ContentTranslatorDeps["registry"]; readonly isTableEmpty?: boolean } = {},
+    { isNameless = false }: { readonly isNameless?: boolean } = {},
   ) {
-    const lease = await registry.acquire(endpoint, "o", 60_000);
-    if (lease === null) throw new Error("nobody else holds it");
-    const incarnation = (await registry.state(endpoint)).incarnation || ((await registry.startIncarnation(lease, 0)) ?? 0);
+    const writer = await index.openWriter(target);
     const metrics = testMetrics();
+    const reads: number[] = [];
     const translator = new ContentTranslator(
       {
-        registry: calls,
+        keysOf: (names) => {
+          reads.push(names.length);
+          return writer.keysOf(names);
+        },
         clock,
         skips: new SkipLog({ metrics, clock, logger: silentLogger }),
         storeOp: countEachStore,
-        stored: (call) => call(),
       },
-      { endpoint, incarnation, model: "m", seed: "", blockSizeTokens: 2, chainGroup: () => chainGroup, isTableEmpty },
+      { model: "m", seed: "", blockSizeTokens: 2, chainGroup: () => chainGroup, isNameless },
     );
     const skipped = async (reason: string) =>
       (await metrics.skipped.get()).values.filter(({ labels }) => labels.reason === reason).reduce((sum, { value }) => sum + value, 0);
-    return { translator, skipped, clock, incarnation };
+    let seq = writer.applied;
+    const underWay: SequencedOps[] = [];
+    /** Operations of the next batch, which is not in the index before `write`. */
+    const translate = async (events: readonly KvEvent[]) => {
+      const ops = await translator.translate(++seq, events);
+      underWay.push({ seq, ops });
+      return ops;
+    };
+    const write = async () => {
+      const result = await writer.apply(underWay.splice(0));
+      translator.written(seq);
+      return result;
+    };
+    return { translator, translate, write, skipped, clock, reads };
   }
 
-  it("writes its table once for all batches since the last time, and reads none that nobody else has written", async () => {
-    const registry = new MemoryEndpointRegistry();
-    const calls: string[] = [];
-    const counted = {
-      resolveEngineHashes: (...of: Parameters<typeof registry.resolveEngineHashes>) => {
-        calls.push("read");
-        return registry.resolveEngineHashes(...of);
-      },
-      saveEngineHashes: (...of: Parameters<typeof registry.saveEngineHashes>) => {
-        calls.push(`write ${of[2].size}`);
-        return registry.saveEngineHashes(...of);
-      },
-      dropEngineHashes: registry.dropEngineHashes.bind(registry),
-    };
-    const { translator } = await translatorOn(registry, new FakeClock(), 0, { calls: counted, isTableEmpty: true });
-    for (let n = 1; n <= 50; n++) await translator.translate([stored([n], n === 1 ? null : n - 1), removed([1_000 + n])]);
-    await translator.save();
-    await translator.save();
-    expect(calls).toEqual(["write 50"]);
+  it("reads no names where there are none but its own, whether they are in the index yet or not", async () => {
+    const index = new MemoryBlockIndex();
+    const { translate, write, reads } = await translatorOn(index, new FakeClock(), 0, { isNameless: true });
+    for (let n = 1; n <= 50; n++) {
+      await translate([stored([n], n === 1 ? null : n - 1), removed([1_000 + n])]);
+      if (n % 7 === 0) await write();
+    }
+    await write();
+    expect(reads).toEqual([]);
     // The next owner knows nothing, and finds all of it.
-    calls.length = 0;
-    const next = await translatorOn(registry, new FakeClock(), 0, { calls: counted });
-    const [op] = await next.translator.translate([stored([51], 50)]);
+    const next = await translatorOn(index);
+    const [op] = await next.translate([stored([51], 50)]);
     expect(op?.keys).toHaveLength(1);
-    expect(calls).toEqual(["read"]);
+    expect(next.reads).toEqual([1]);
   });
 
-  it("believes the table again when the store has come back with older data: what was dropped since may have to be removed once more", async () => {
-    const registry = new MemoryEndpointRegistry();
-    const { translator, incarnation } = await translatorOn(registry, new FakeClock(), 0, { isTableEmpty: true });
-    const [ops] = await translator.translate([stored([1], null)]);
-    const keys = ops?.keys ?? [];
-    await translator.save();
-    const removal = await translator.translate([removed([1])]);
-    await translator.forget(keys);
-    await registry.saveEngineHashes(endpoint, incarnation, new Map(keys.map((key) => [hash(1), key])));
+  it("finds what has been pushed out of memory on its way into the index, and what is there", async () => {
+    const { translate, write, reads } = await translatorOn(new MemoryBlockIndex(), new FakeClock(), 0, { isNameless: true });
+    await translate([stored([1, 2, 3], null)]);
+    const others = Array.from({ length: 70_000 }, (_, i) => 10 + i);
+    await translate([stored(others, null)]);
+    expect((await translate([removed([3])]))[0]?.keys).toHaveLength(1);
+    expect(reads).toEqual([]);
+    expect((await write()).unknownRemovals).toBe(0);
+    expect((await translate([removed([2])]))[0]?.keys).toHaveLength(1);
+    expect(reads).toEqual([1]);
+    expect((await write()).unknownRemovals).toBe(0);
+  });
+
+  it("asks the index again when the store has come back with older data: what was removed since may have to be removed once more", async () => {
+    const index = new MemoryBlockIndex();
+    const { translator, translate, write } = await translatorOn(index, new FakeClock(), 0, { isNameless: true });
+    await translate([stored([1], null)]);
+    await write();
     translator.rewind();
-    expect(await translator.translate([removed([1])])).toEqual(removal);
+    const removal = await translate([removed([1])]);
+    expect(removal).toHaveLength(1);
+    translator.rewind();
+    expect(await translate([removed([1])])).toEqual(removal);
   });
 
   it("gives the same keys whether a chain comes in one store or two, and finds them again for removals", async () => {
-    const { translator } = await translatorOn(new MemoryEndpointRegistry());
-    const [whole] = await translator.translate([stored([1, 2, 3], null)]);
-    const [head] = await translator.translate([stored([1], null)]);
-    const [tail] = await translator.translate([stored([2, 3], 1)]);
+    const { translate } = await translatorOn();
+    const [whole] = await translate([stored([1, 2, 3], null)]);
+    const [head] = await translate([stored([1], null)]);
+    const [tail] = await translate([stored([2, 3], 1)]);
     expect([...(head?.keys ?? []), ...(tail?.keys ?? [])]).toEqual(whole?.keys);
-    expect(await translator.translate([removed([2])])).toEqual([{ op: "remove", medium: "gpu", group: 0, keys: [whole?.keys[1]] }]);
+    expect(await translate([removed([2])])).toEqual([{ op: "remove", medium: "gpu", group: 0, keys: [whole?.keys[1]], names: [hash(2)] }]);
   });
 
-  it("a later owner goes on with the table", async () => {
-    const registry = new MemoryEndpointRegistry();
-    const first = await translatorOn(registry);
-    const [ops] = await first.translator.translate([stored([1, 2], null)]);
-    await first.translator.save();
-    const second = await translatorOn(registry);
-    expect(second.incarnation).toBe(first.incarnation);
-    expect(await second.translator.translate([removed([2])])).toEqual([{ op: "remove", medium: "gpu", group: 0, keys: [ops?.keys[1]] }]);
+  it("a later owner goes on with what the index knows", async () => {
+    const index = new MemoryBlockIndex();
+    const first = await translatorOn(index);
+    const [ops] = await first.translate([stored([1, 2], null)]);
+    await first.write();
+    const second = await translatorOn(index);
+    expect(await second.translate([removed([2])])).toEqual([
+      { op: "remove", medium: "gpu", group: 0, keys: [ops?.keys[1]], names: [hash(2)] },
+    ]);
   });
 
-  it("drops a pair when its last copy is gone, unless the block has come back meanwhile", async () => {
-    const registry = new MemoryEndpointRegistry();
-    const { translator, incarnation } = await translatorOn(registry);
-    const [ops] = await translator.translate([stored([1, 2], null)]);
-    const keys = ops?.keys ?? [];
-    await translator.translate([removed([1, 2])]);
-    await translator.translate([stored([1], null)]);
-    await translator.save();
-    await translator.forget(keys);
-    expect(await registry.resolveEngineHashes(endpoint, incarnation, [hash(1), hash(2)])).toEqual([keys[0], null]);
+  it("names a block again each time it is stored: its name may have gone with it meanwhile", async () => {
+    const index = new MemoryBlockIndex();
+    const { translate, write } = await translatorOn(index, new FakeClock(), 0, { isNameless: true });
+    await translate([stored([1], null)]);
+    await translate([removed([1])]);
+    await write();
+    const [offloaded] = await translate([stored([1], null, { tokenIds: [], medium: "cpu" })]);
+    expect(offloaded?.names).toEqual([hash(1)]);
+    await write();
+    const next = await translatorOn(index);
+    await next.translate([removed([1], { medium: "cpu" })]);
+    expect((await next.write()).unknownRemovals).toBe(0);
   });
 
   it("holds a store until its parent comes, without what was removed meanwhile", async () => {
-    const { translator, skipped } = await translatorOn(new MemoryEndpointRegistry());
-    expect(await translator.translate([stored([2, 3], 1)])).toEqual([]);
-    expect(await translator.translate([stored([4], 3)])).toEqual([]);
-    expect(await translator.translate([removed([3])])).toEqual([]);
-    const ops = await translator.translate([stored([1], null)]);
+    const { translate, skipped } = await translatorOn();
+    expect(await translate([stored([2, 3], 1)])).toEqual([]);
+    expect(await translate([stored([4], 3)])).toEqual([]);
+    expect(await translate([removed([3])])).toEqual([]);
+    const ops = await translate([stored([1], null)]);
     expect(ops.flatMap(({ keys }) => keys).length).toBe(3);
     expect(await skipped("unknown parent")).toBe(0);
   });
 
   it("gives a store up whose parent does not come, and bounds how many wait", async () => {
-    const { translator, skipped, clock } = await translatorOn(new MemoryEndpointRegistry());
-    for (let i = 0; i < 1_100; i++) await translator.translate([stored([10_000 + i], 5_000 + i)]);
+    const { translate, skipped, clock } = await translatorOn();
+    for (let i = 0; i < 1_100; i++) await translate([stored([10_000 + i], 5_000 + i)]);
     expect(await skipped("unknown parent")).toBe(1_100 - 1_024);
     clock.advance(11_000);
-    await translator.translate([]);
+    await translate([]);
     expect(await skipped("unknown parent")).toBe(1_100);
   });
 
   it("finds the keys of a hybrid model's masked stores by the hashes that the full-attention group has described", async () => {
-    const registry = new MemoryEndpointRegistry();
-    const { translator, skipped } = await translatorOn(registry, new FakeClock(), 1);
+    const index = new MemoryBlockIndex();
+    const { translate, write, skipped } = await translatorOn(index, new FakeClock(), 1);
     const tokenIds = [1, 2, 2, 3, 3, 4];
     // The sliding group comes first in the batch; its first two blocks are masked, and only their tokens are there.
-    const [masked, full] = await translator.translate([stored([3], null, { tokenIds }), stored([1, 2, 3], null, { tokenIds, group: 1 })]);
-    expect(masked).toEqual({ op: "store", medium: "gpu", group: 0, keys: [full?.keys[2]] });
-    const [further] = await translator.translate([stored([4], 3), stored([4], 3, { group: 1 })]);
-    // Another owner goes on with both groups' part of the table.
-    await translator.save();
-    const second = await translatorOn(registry, new FakeClock(), 1);
-    const ops = await second.translator.translate([stored([4], 2, { tokenIds: [3, 4, 4, 5] }), removed([3]), removed([4], { group: 1 })]);
+    const [masked, full] = await translate([stored([3], null, { tokenIds }), stored([1, 2, 3], null, { tokenIds, group: 1 })]);
+    expect(masked).toEqual({ op: "store", medium: "gpu", group: 0, keys: [full?.keys[2]], names: [hash(3)] });
+    const [further] = await translate([stored([4], 3), stored([4], 3, { group: 1 })]);
+    // Another owner goes on with the names of both groups.
+    await write();
+    const second = await translatorOn(index, new FakeClock(), 1);
+    const ops = await second.translate([stored([4], 2, { tokenIds: [3, 4, 4, 5] }), removed([3]), removed([4], { group: 1 })]);
     expect(ops).toEqual([
-      { op: "store", medium: "gpu", group: 0, keys: further?.keys },
-      { op: "remove", medium: "gpu", group: 0, keys: [full?.keys[2]] },
-      { op: "remove", medium: "gpu", group: 1, keys: further?.keys },
+      { op: "store", medium: "gpu", group: 0, keys: further?.keys, names: [hash(4)] },
+      { op: "remove", medium: "gpu", group: 0, keys: [full?.keys[2]], names: [hash(3)] },
+      { op: "remove", medium: "gpu", group: 1, keys: further?.keys, names: [hash(4)] },
     ]);
     // Nobody has described it.
-    expect(await second.translator.translate([stored([9], null, { tokenIds })])).toEqual([]);
+    expect(await second.translate([stored([9], null, { tokenIds })])).toEqual([]);
     expect(await second.skipped("tokens do not pair with hashes")).toBe(1);
     expect(await skipped("tokens do not pair with hashes")).toBe(0);
   });
 
   it("counts what it cannot place", async () => {
-    const { translator, skipped } = await translatorOn(new MemoryEndpointRegistry());
-    expect(
-      await translator.translate([removed([1]), stored([2], null, { tokenIds: [] }), stored([3, 4], null, { tokenIds: [1, 2] })]),
-    ).toEqual([]);
+    const { translate, skipped } = await translatorOn();
+    expect(await translate([removed([1]), stored([2], null, { tokenIds: [] }), stored([3, 4], null, { tokenIds: [1, 2] })])).toEqual([]);
     expect(await skipped("removal of an unknown block")).toBe(1);
     expect(await skipped("hash-only store of an unknown block")).toBe(1);
     expect(await skipped("tokens do not pair with hashes")).toBe(2);

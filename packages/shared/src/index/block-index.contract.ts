@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { isKvatlasError } from "../errors.ts";
-import type { BlockKey, CacheGroup, EndpointId, Medium, ScopeId } from "../types.ts";
+import type { BlockKey, CacheGroup, EndpointId, EngineHash, Medium, ScopeId } from "../types.ts";
 import type { BlockIndex, IndexOp, IndexWriter, PrefixMatches, PrefixQuery, WriterTarget } from "./block-index.ts";
 
 const scope = "contract.b16" as ScopeId;
@@ -186,9 +186,10 @@ export function blockIndexContract(create: () => Promise<BlockIndex>): void {
       expect([await copiesOf(first), await copiesOf(second)]).toEqual([{ gpu: 1 }, { gpu: 1 }]);
       await writer.apply([{ seq: 1, ops: [store([first]), confirm([first]), confirm([first], "cpu"), confirm([first], "cpu")] }]);
       expect(await copiesOf(first)).toEqual({ gpu: 2, cpu: 1 });
-      const emptied = await writer.apply([{ seq: 2, ops: [remove([second]), confirm([second])] }], { reportEmptied: true });
-      expect(emptied.emptied).toEqual([]);
-      expect((await writer.apply([{ seq: 3, ops: [remove([second])] }], { reportEmptied: true })).emptied).toEqual([second]);
+      await writer.apply([{ seq: 2, ops: [remove([second]), confirm([second])] }]);
+      expect(await copiesOf(second)).toEqual({ gpu: 1 });
+      await writer.apply([{ seq: 3, ops: [remove([second])] }]);
+      expect(await copiesOf(second)).toBeUndefined();
       const next = await index.openWriter(target(a, { incarnation: 2, from: 4 }));
       await next.apply([{ seq: 4, ops: [confirm([first])] }]);
       expect(await copiesOf(first)).toEqual({ gpu: 1 });
@@ -208,28 +209,53 @@ export function blockIndexContract(create: () => Promise<BlockIndex>): void {
       expect(result.unknownRemovals).toBe(3);
       expect((await match(first)).get(a)?.blocks).toBe(1);
     });
+  });
 
-    it("report keys of which the last one went away, when asked", async () => {
+  describe("names", () => {
+    const hashOf = (key: BlockKey) => [...key].reverse().join("") as EngineHash;
+    const named = (op: IndexOp): IndexOp => ({ ...op, names: op.keys.map(hashOf) });
+    const find = (writer: IndexWriter, keys: readonly BlockKey[], group = 0) =>
+      writer.keysOf(keys.map((key) => ({ hash: hashOf(key), group })));
+
+    it("find a block as long as it is held in their group, in whatever medium", async () => {
       const writer = await index.openWriter(target(a));
-      await writer.apply([{ seq: 0, ops: [store(chain.slice(0, 4)), store(chain.slice(0, 1)), store(chain.slice(1, 2), "cpu")] }]);
-      await writer.apply([{ seq: 1, ops: [store(chain.slice(3, 4), "gpu", 1)] }]);
-      const result = await writer.apply([{ seq: 2, ops: [remove(chain.slice(0, 4))] }], { reportEmptied: true });
-      expect(result.emptied).toEqual(chain.slice(2, 3));
-      const rest = await writer.apply(
-        [
-          {
-            seq: 3,
-            ops: [
-              remove(chain.slice(0, 1)),
-              remove(chain.slice(1, 2), "cpu"),
-              remove(chain.slice(3, 4), "gpu", 1),
-              store(chain.slice(1, 2)),
-            ],
-          },
-        ],
-        { reportEmptied: true },
-      );
-      expect(new Set(rest.emptied)).toEqual(new Set([chain[0], chain[3]]));
+      const [first, second] = chain as [BlockKey, BlockKey];
+      expect(await find(writer, chain)).toEqual(chain.map(() => null));
+      await writer.apply([
+        { seq: 0, ops: [named(store(chain)), named(store([first])), named(store([second], "cpu")), named(store([first], "gpu", 1))] },
+      ]);
+      expect(await find(writer, chain)).toEqual(chain);
+      expect(await find(writer, [first, second], 1)).toEqual([first, null]);
+      expect(await writer.keysOf([])).toEqual([]);
+      await writer.apply([{ seq: 1, ops: [named(remove(chain))] }]);
+      expect(await find(writer, chain)).toEqual(chain.map((_, i) => (i < 2 ? chain[i] : null)));
+      await writer.apply([{ seq: 2, ops: [named(remove([second], "cpu")), named(remove([first])), named(store([second]))] }]);
+      expect(await find(writer, [first, second])).toEqual([null, second]);
+      expect(await find(writer, [first], 1)).toEqual([first]);
+      await writer.apply([{ seq: 3, ops: [named(remove([first], "gpu", 1)), named(remove([first], "gpu", 1))] }]);
+      expect(await find(writer, [first], 1)).toEqual([null]);
+    });
+
+    it("outlive their owner and not their incarnation, and are nobody else's", async () => {
+      const first = await index.openWriter(target(a));
+      await first.apply([{ seq: 0, ops: [named(store(chain))] }]);
+      const next = await index.openWriter(target(a, { fence: 2 }));
+      expect(await find(next, chain)).toEqual(chain);
+      expect(await find(await index.openWriter(target(b)), chain)).toEqual(chain.map(() => null));
+      const names = chain.map((key) => ({ hash: hashOf(key), group: 0 }));
+      expect(await index.keysOf(scope, { endpoint: a, incarnation: 1 }, names)).toEqual(chain);
+      const second = await index.openWriter(target(a, { fence: 2, incarnation: 2, from: 1 }));
+      expect(await find(second, chain)).toEqual(chain.map(() => null));
+      expect(await index.keysOf(scope, { endpoint: a, incarnation: 1 }, names)).toEqual(chain.map(() => null));
+    });
+
+    it("are found in thousands", async () => {
+      const long = chainOf(9, 2_500);
+      const writer = await index.openWriter(target(a));
+      await writer.apply([{ seq: 0, ops: [named(store(long))] }]);
+      expect(await find(writer, long)).toEqual(long);
+      await writer.apply([{ seq: 1, ops: [named(remove(long.slice(1)))] }]);
+      expect(await find(writer, long)).toEqual(long.map((key, i) => (i === 0 ? key : null)));
     });
   });
 
@@ -372,14 +398,10 @@ export function blockIndexContract(create: () => Promise<BlockIndex>): void {
 
     it("begin with no copies: stores overwrite and removals are unknown", async () => {
       const second = await twoIncarnations();
-      const result = await second.apply(
-        [{ seq: 1, ops: [store(chain.slice(0, 5)), remove(chain.slice(0, 5)), remove(chain.slice(8, 9))] }],
-        {
-          reportEmptied: true,
-        },
-      );
+      const result = await second.apply([
+        { seq: 1, ops: [store(chain.slice(0, 5)), remove(chain.slice(0, 5)), remove(chain.slice(8, 9))] },
+      ]);
       expect(result.unknownRemovals).toBe(1);
-      expect(new Set(result.emptied)).toEqual(new Set(chain.slice(0, 5)));
       await second.apply([{ seq: 2, ops: [store(chain.slice(0, 3))] }]);
       expect((await match(chain)).get(a)).toEqual({ blocks: 3, byMedium: { gpu: 3 } });
     });

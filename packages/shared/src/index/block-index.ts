@@ -1,4 +1,4 @@
-import type { BlockKey, CacheGroup, CacheGroupId, EndpointId, Medium, ScopeId } from "../types.ts";
+import type { BlockKey, CacheGroup, CacheGroupId, EndpointId, EngineHash, Medium, ScopeId } from "../types.ts";
 
 /** A run of equal operations of one engine batch; runs keep the engine's order, because a removal may precede a store of the same block. */
 export interface IndexOp {
@@ -7,6 +7,17 @@ export interface IndexOp {
   readonly medium: Medium;
   readonly group: CacheGroupId;
   readonly keys: readonly BlockKey[];
+  /**
+   * What the engine calls these blocks, one name per key, where its removals cannot be told from keys alone (content scheme). The index keeps a name
+   * as long as the endpoint holds the block in that group, in the same atomic step: so whatever is held can be removed, whatever the store loses.
+   */
+  readonly names?: readonly EngineHash[];
+}
+
+/** A block as its engine calls it: the same hash in two cache groups has two lives. */
+export interface BlockName {
+  readonly hash: EngineHash;
+  readonly group: CacheGroupId;
 }
 
 /** The operations of one engine batch. Batches without operations are passed too: they move the watermark. */
@@ -33,8 +44,6 @@ export interface ApplyResult {
   readonly duplicates: number;
   /** Removals of a block that the endpoint was not known to hold. */
   readonly unknownRemovals: number;
-  /** Keys of which the endpoint held its last copy (in any medium and group) and holds none after this call; filled when `reportEmptied` was set. */
-  readonly emptied: readonly BlockKey[];
 }
 
 /**
@@ -60,7 +69,9 @@ export interface IndexWriter {
    * @throws KVATLAS_INDEX_BEHIND the store has lost writes it had acknowledged (failover, flush): `applied` has been lowered to what it holds; replay from there.
    * @throws KVATLAS_REDIS_UNAVAILABLE outcome unknown; calling again with the same batches is safe.
    */
-  apply(batches: readonly SequencedOps[], options?: { readonly reportEmptied?: boolean }): Promise<ApplyResult>;
+  apply(batches: readonly SequencedOps[]): Promise<ApplyResult>;
+  /** Keys of blocks that this incarnation holds under these names, null for others; as of what has been applied. One round trip. */
+  keysOf(names: readonly BlockName[]): Promise<readonly (BlockKey | null)[]>;
   /** Moves every shard's watermark to `applied`. For hand-over and idle moments. */
   settle(): Promise<void>;
   /**
@@ -158,6 +169,12 @@ export interface BlockIndex {
   lookup(queries: readonly PrefixQuery[], options?: LookupOptions): Promise<readonly PrefixMatches[]>;
   /** The raw holders of one block, dead ones included; for people and audits. */
   holders(scope: ScopeId, key: BlockKey): Promise<readonly BlockHolder[]>;
+  /** As {@link IndexWriter.keysOf}, for people and audits. */
+  keysOf(
+    scope: ScopeId,
+    holder: { readonly endpoint: EndpointId; readonly incarnation: number },
+    names: readonly BlockName[],
+  ): Promise<readonly (BlockKey | null)[]>;
   /** Forgets a departed endpoint in a scope at once (its entries die); bytes are reclaimed by `sweep`. */
   forget(scope: ScopeId, endpoint: EndpointId): Promise<void>;
   /**

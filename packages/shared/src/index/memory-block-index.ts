@@ -4,6 +4,7 @@ import type {
   ApplyResult,
   BlockHolder,
   BlockIndex,
+  BlockName,
   IndexCensus,
   IndexedBlock,
   IndexOp,
@@ -19,7 +20,7 @@ import type {
 } from "./block-index.ts";
 import { tally } from "./index-census.ts";
 import { ABSENT, exactMatch, layoutsOf } from "./prefix-match.ts";
-import { holderField, mediaByRank, parseHolderField } from "./redis-keys.ts";
+import { holderField, mediaByRank, nameField, parseHolderField } from "./redis-keys.ts";
 
 interface MemoryEntry {
   incarnation: number;
@@ -30,6 +31,8 @@ interface MemoryPosition {
   readonly incarnation: number;
   readonly fence: number;
   applied: number;
+  /** By what the engine calls them. */
+  readonly names: Map<string, BlockKey>;
 }
 
 interface MemoryScope {
@@ -57,7 +60,8 @@ export class MemoryBlockIndex implements BlockIndex {
     const current = scope.positions.get(endpoint);
     if (current !== undefined) checkTarget(target, current);
     const applied = current?.incarnation === incarnation ? current.applied : target.from - 1;
-    scope.positions.set(endpoint, { incarnation, fence, applied });
+    const names = current?.incarnation === incarnation ? current.names : new Map<string, BlockKey>();
+    scope.positions.set(endpoint, { incarnation, fence, applied, names });
     return new MemoryWriter(scope, target);
   }
 
@@ -71,6 +75,15 @@ export class MemoryBlockIndex implements BlockIndex {
   async holders(scope: ScopeId, key: BlockKey): Promise<readonly BlockHolder[]> {
     const state = this.#scopes.get(scope);
     return state === undefined ? [] : holdersIn(state, key);
+  }
+
+  async keysOf(
+    scope: ScopeId,
+    { endpoint, incarnation }: { readonly endpoint: EndpointId; readonly incarnation: number },
+    names: readonly BlockName[],
+  ): Promise<readonly (BlockKey | null)[]> {
+    const position = this.#scopes.get(scope)?.positions.get(endpoint);
+    return keysUnder(position?.incarnation === incarnation ? position : undefined, names);
   }
 
   async forget(scope: ScopeId, endpoint: EndpointId): Promise<void> {
@@ -113,7 +126,8 @@ export class MemoryBlockIndex implements BlockIndex {
   }
 
   async positions(scope: ScopeId): Promise<ReadonlyMap<EndpointId, IndexPosition>> {
-    return new Map([...(this.#scopes.get(scope)?.positions ?? [])].map(([endpoint, position]) => [endpoint, { ...position }]));
+    const positions = [...(this.#scopes.get(scope)?.positions ?? [])];
+    return new Map(positions.map(([endpoint, { incarnation, fence, applied }]) => [endpoint, { incarnation, fence, applied }]));
   }
 
   async census(): Promise<IndexCensus> {
@@ -187,22 +201,26 @@ class MemoryWriter implements IndexWriter {
     return position?.incarnation === this.target.incarnation ? position.applied : this.target.from - 1;
   }
 
-  async apply(batches: readonly SequencedOps[], options: { readonly reportEmptied?: boolean } = {}): Promise<ApplyResult> {
+  async apply(batches: readonly SequencedOps[]): Promise<ApplyResult> {
     const position = this.#checkedPosition();
     let applied = 0;
     let duplicates = 0;
     let unknownRemovals = 0;
-    const emptied = new Set<BlockKey>();
     for (const { seq, ops } of batches) {
       if (seq <= position.applied) {
         duplicates += 1;
         continue;
       }
-      for (const op of ops) unknownRemovals += this.#applyOp(op, emptied);
+      for (const op of ops) unknownRemovals += this.#applyOp(op, position.names);
       position.applied = seq;
       applied += 1;
     }
-    return { applied, duplicates, unknownRemovals, emptied: options.reportEmptied ? [...emptied] : [] };
+    return { applied, duplicates, unknownRemovals };
+  }
+
+  async keysOf(names: readonly BlockName[]): Promise<readonly (BlockKey | null)[]> {
+    const position = this.#scope.positions.get(this.target.endpoint);
+    return keysUnder(position?.incarnation === this.target.incarnation ? position : undefined, names);
   }
 
   async settle(): Promise<void> {}
@@ -223,17 +241,25 @@ class MemoryWriter implements IndexWriter {
     return position;
   }
 
-  #applyOp(op: IndexOp, emptied: Set<BlockKey>): number {
+  #applyOp(op: IndexOp, names: Map<string, BlockKey>): number {
     let unknown = 0;
-    for (const key of op.keys) {
+    for (const [i, key] of op.keys.entries()) {
+      const hash = op.names?.[i];
+      const name = hash === undefined ? null : nameField(hash, op.group);
       if (op.op !== "remove") {
         this.#store(key, op);
-        emptied.delete(key);
-      } else if (!this.#remove(key, op, emptied)) {
-        unknown += 1;
+        if (name !== null) names.set(name, key);
+      } else {
+        if (!this.#remove(key, op)) unknown += 1;
+        if (name !== null && !this.#holds(key, op)) names.delete(name);
       }
     }
     return unknown;
+  }
+
+  #holds(key: BlockKey, { group }: IndexOp): boolean {
+    const { endpoint, incarnation } = this.target;
+    return this.#scope.blocks.get(key)?.get(holderField(endpoint, group))?.incarnation === incarnation;
   }
 
   #store(key: BlockKey, { op, medium, group }: IndexOp): void {
@@ -252,7 +278,7 @@ class MemoryWriter implements IndexWriter {
   }
 
   /** False when the endpoint was not known to hold it. */
-  #remove(key: BlockKey, { medium, group }: IndexOp, emptied: Set<BlockKey>): boolean {
+  #remove(key: BlockKey, { medium, group }: IndexOp): boolean {
     const { endpoint, incarnation } = this.target;
     const holders = this.#scope.blocks.get(key);
     const field = holderField(endpoint, group);
@@ -268,12 +294,12 @@ class MemoryWriter implements IndexWriter {
     if (Object.keys(entry.copies).length > 0) return true;
     holders.delete(field);
     if (holders.size === 0) this.#scope.blocks.delete(key);
-    const elsewhere = [...holders].some(
-      ([other, held]) => parseHolderField(other).endpoint === endpoint && held.incarnation === incarnation,
-    );
-    if (!elsewhere) emptied.add(key);
     return true;
   }
+}
+
+function keysUnder(position: MemoryPosition | undefined, names: readonly BlockName[]): readonly (BlockKey | null)[] {
+  return names.map(({ hash, group }) => position?.names.get(nameField(hash, group)) ?? null);
 }
 
 function checkTarget(target: WriterTarget, current: MemoryPosition): void {

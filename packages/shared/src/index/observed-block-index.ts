@@ -41,6 +41,7 @@ type Operation =
   | "open"
   | "lookup"
   | "holders"
+  | "names"
   | "forget"
   | "sweep"
   | "reclaim"
@@ -74,7 +75,8 @@ export function createObservedBlockIndex(deps: ObservedBlockIndexDeps): BlockInd
     get applied() {
       return writer.applied;
     },
-    apply: (batches, options) => measured("apply", () => writer.apply(batches, options)),
+    apply: (batches) => measured("apply", () => writer.apply(batches)),
+    keysOf: (names) => measured("names", () => writer.keysOf(names)),
     settle: () => measured("settle", () => writer.settle()),
     verify: () => measured("verify", () => writer.verify()),
   });
@@ -86,6 +88,7 @@ export function createObservedBlockIndex(deps: ObservedBlockIndexDeps): BlockInd
       return measured("lookup", () => index.lookup(queries, options));
     },
     holders: (scope, key) => measured("holders", () => index.holders(scope, key)),
+    keysOf: (scope, holder, names) => measured("names", () => index.keysOf(scope, holder, names)),
     forget: (scope, endpoint) => measured("forget", () => index.forget(scope, endpoint)),
     sweep: (scope, cursor, limit) => measured("sweep", () => index.sweep(scope, cursor, limit)),
     reclaim: (used, cursor, limit) => measured("reclaim", () => index.reclaim(used, cursor, limit)),

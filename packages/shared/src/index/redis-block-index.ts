@@ -7,6 +7,7 @@ import type { BlockKey, EndpointId, ScopeId } from "../types.ts";
 import type {
   BlockHolder,
   BlockIndex,
+  BlockName,
   IndexCensus,
   IndexedBlock,
   IndexPosition,
@@ -17,10 +18,11 @@ import type {
   WriterTarget,
 } from "./block-index.ts";
 import { positionOf } from "./index-census.ts";
+import { readBlockNames } from "./redis-block-names.ts";
 import { type RedisHash, readHolders } from "./redis-holders.ts";
 import { takeCensus } from "./redis-index-census.ts";
 import { forgetCommands, openRedisWriter } from "./redis-index-writer.ts";
-import { blockKeyOf, parsePosition, type RedisKeys, type SpaceKeys, shardOf } from "./redis-keys.ts";
+import { blockKeyOf, parsePosition, partsOfNames, type RedisKeys, type SpaceKeys, shardOf } from "./redis-keys.ts";
 import { lookupPrefixes } from "./redis-prefix-lookup.ts";
 import { RedisScopeLayouts } from "./redis-scope-layouts.ts";
 import { layoutsOf, SCHEMA_VERSION, type ScopeLayout, scopeField } from "./scope-layout.ts";
@@ -126,6 +128,15 @@ class RedisBlockIndex implements BlockIndex {
       ["hgetall", space.seq(shard)],
     ]);
     return readHolders((entries ?? {}) as RedisHash, (positions ?? {}) as RedisHash);
+  }
+
+  async keysOf(
+    scope: ScopeId,
+    holder: { readonly endpoint: EndpointId; readonly incarnation: number },
+    names: readonly BlockName[],
+  ): Promise<readonly (BlockKey | null)[]> {
+    const { tag, shards } = await this.#layoutOf(scope);
+    return readBlockNames(this.#connection, { space: this.#keys.space(tag), shards }, holder, names);
   }
 
   async forget(scope: ScopeId, endpoint: EndpointId): Promise<void> {
@@ -239,14 +250,27 @@ class RedisBlockIndex implements BlockIndex {
     limit: number,
   ): Promise<{ readonly next: string | null; readonly examined: number; readonly dropped: number }> {
     const space = this.#keys.space(tag);
-    const { next, keys } = await this.#page(space, cursor, limit);
+    const { next, keys } = await scanPage(this.#connection, cursor, limit, space.sweepPattern);
     if (keys.length === 0) return { next, examined: 0, dropped: 0 };
-    const byShard = new Map<number, string>();
-    for (const key of keys) {
-      const shard = shardOf(key, shards);
-      byShard.set(shard, (byShard.get(shard) ?? "") + key);
+    const byShard = new Map<number, { blocks: string; readonly names: string[] }>();
+    const found = (shard: number) => {
+      const those = byShard.get(shard) ?? { blocks: "", names: [] };
+      byShard.set(shard, those);
+      return those;
+    };
+    for (const redisKey of keys) {
+      const names = partsOfNames(redisKey);
+      if (names !== null) {
+        found(names.shard).names.push(names.owner);
+        continue;
+      }
+      const key = blockKeyOf(redisKey);
+      found(shardOf(key, shards)).blocks += key;
     }
-    const calls = [...byShard].map(([shard, packed]) => ({ keys: [space.seq(shard)], args: [space.blockPrefix(shard), packed] }));
+    const calls = [...byShard].map(([shard, { blocks, names }]) => ({
+      keys: [space.seq(shard)],
+      args: [space.blockPrefix(shard), blocks, space.namesPrefix(shard), ...names],
+    }));
     const replies = await runScript(this.#connection, this.#scripts.sweep, calls);
     const dropped = replies.reduce<number>((sum, reply) => sum + Number(reply), 0);
     return { next, examined: keys.length, dropped };

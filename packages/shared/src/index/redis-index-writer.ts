@@ -4,17 +4,9 @@ import type { RedisCommand, RedisConnection } from "../redis.ts";
 import { isUnknownScript, redisError } from "../redis-error.ts";
 import { type RedisScript, runScript, scriptCommand } from "../redis-scripts.ts";
 import type { BlockKey, EndpointId } from "../types.ts";
-import type { ApplyResult, IndexWriter, SequencedOps, WriterTarget } from "./block-index.ts";
-import {
-  completeSeq,
-  formatPosition,
-  formatWatermark,
-  KEY_DIGITS,
-  parseEntry,
-  type RedisKeys,
-  type SpaceKeys,
-  type Watermark,
-} from "./redis-keys.ts";
+import type { ApplyResult, BlockName, IndexWriter, SequencedOps, WriterTarget } from "./block-index.ts";
+import { readBlockNames } from "./redis-block-names.ts";
+import { completeSeq, formatPosition, formatWatermark, parseEntry, type RedisKeys, type SpaceKeys, type Watermark } from "./redis-keys.ts";
 import type { RedisScopeLayouts } from "./redis-scope-layouts.ts";
 import { type ScopeLayout, sameLayout } from "./scope-layout.ts";
 import { planCalls, type ScriptCall, splitByShard } from "./script-calls.ts";
@@ -56,7 +48,6 @@ interface Tally {
   applied: number;
   duplicates: number;
   unknownRemovals: number;
-  readonly emptied: Set<BlockKey> | null;
 }
 
 /** How often a writer that is busy looks whether its scope is still registered as it was. */
@@ -117,27 +108,31 @@ class RedisIndexWriter implements IndexWriter {
     return this.#applied;
   }
 
-  apply(batches: readonly SequencedOps[], options: { readonly reportEmptied?: boolean } = {}): Promise<ApplyResult> {
+  apply(batches: readonly SequencedOps[]): Promise<ApplyResult> {
     return this.#enqueue(async () => {
       if (this.#deps.clock.monotonic() - this.#checkedAt >= SCOPE_CHECK_MS) await this.#checkScope();
       const last = batches.at(-1)?.seq ?? this.#applied;
-      const tally: Tally = { applied: 0, duplicates: 0, unknownRemovals: 0, emptied: options.reportEmptied ? new Set() : null };
+      const tally: Tally = { applied: 0, duplicates: 0, unknownRemovals: 0 };
       const split = splitByShard(batches, this.#shards.length);
       for (const { shard, mark } of this.#shards) {
         for (const batch of split[shard] ?? []) if (batch.seq <= completeSeq(mark)) tally.duplicates += 1;
       }
       await this.#drive((state) => planCalls(split[state.shard] ?? [], state.mark, last, this.#options.maxOpsPerCall), tally);
       this.#applied = Math.max(this.#applied, last);
-      return { ...tally, emptied: [...(tally.emptied ?? [])] };
+      return tally;
     });
+  }
+
+  keysOf(names: readonly BlockName[]): Promise<readonly (BlockKey | null)[]> {
+    return readBlockNames(this.#deps.connection, { space: this.#space, shards: this.#shards.length }, this.target, names);
   }
 
   settle(): Promise<void> {
     return this.#enqueue(async () => {
-      const tally: Tally = { applied: 0, duplicates: 0, unknownRemovals: 0, emptied: null };
+      const tally: Tally = { applied: 0, duplicates: 0, unknownRemovals: 0 };
       await this.#drive(({ mark }) => {
         if (completeSeq(mark) >= this.#applied) return [];
-        return [{ expected: mark, next: { seq: this.#applied, part: null }, runs: [], stores: null }];
+        return [{ expected: mark, next: { seq: this.#applied, part: null }, runs: [], isNamed: false, stores: null }];
       }, tally);
     });
   }
@@ -172,15 +167,15 @@ class RedisIndexWriter implements IndexWriter {
     for (let idleRounds = 0; idleRounds < MAX_IDLE_ROUNDS; ) {
       const calls = this.#shards.flatMap((state) => plan(state).map((call) => ({ state, call }))).slice(0, MAX_CALLS_PER_SEND);
       if (calls.length === 0) return;
-      const reports = tally.emptied !== null;
-      const replies = await this.#deps.connection.send(calls.map(({ state, call }) => this.#command(state, call, reports, withSource)));
+      const replies = await this.#deps.connection.send(calls.map(({ state, call }) => this.#command(state, call, withSource)));
       withSource = false;
       const stopped = new Set<ShardState>();
       let moved = false;
       for (const [i, { state, call }] of calls.entries()) {
         const reply = replies[i];
         if (Array.isArray(reply)) {
-          this.#count(reply, call, tally);
+          tally.applied += 1;
+          tally.unknownRemovals += Number(reply[0]);
           state.mark = call.next;
           state.witness = call.stores ?? state.witness;
           moved = true;
@@ -210,7 +205,7 @@ class RedisIndexWriter implements IndexWriter {
     );
   }
 
-  #command(state: ShardState, call: ScriptCall, reports: boolean, withSource: boolean): RedisCommand {
+  #command(state: ShardState, call: ScriptCall, withSource: boolean): RedisCommand {
     const { endpoint, incarnation, fence } = this.target;
     return scriptCommand(
       this.#deps.apply,
@@ -221,22 +216,11 @@ class RedisIndexWriter implements IndexWriter {
         formatPosition({ incarnation, fence, mark: call.expected }),
         formatPosition({ incarnation, fence, mark: call.next }),
         incarnation,
-        reports ? 1 : 0,
+        call.isNamed ? this.#space.names(state.shard, endpoint, incarnation) : "",
         ...call.runs,
       ],
       withSource,
     );
-  }
-
-  #count(reply: readonly unknown[], call: ScriptCall, tally: Tally): void {
-    tally.applied += 1;
-    tally.unknownRemovals += Number(reply[0]);
-    if (tally.emptied === null) return;
-    // A key emptied by an earlier call may have been stored again by this one.
-    for (let run = 0; run < call.runs.length; run += 2) {
-      if (!call.runs[run]?.startsWith("-")) for (const key of unpack(call.runs[run + 1] ?? "")) tally.emptied.delete(key);
-    }
-    for (const key of unpack(String(reply[1] ?? ""))) tally.emptied.add(key);
   }
 
   /**
@@ -325,7 +309,7 @@ async function openShards(deps: RedisWriterDeps, layout: ScopeLayout, target: Wr
       deps.open,
       shards.map((shard) => ({
         keys: [space.seq(shard)],
-        args: [target.endpoint, target.incarnation, target.fence, formatWatermark(begin), isSwept ? 1 : 0],
+        args: [target.endpoint, target.incarnation, target.fence, formatWatermark(begin), isSwept ? 1 : 0, space.namesPrefix(shard)],
       })),
     );
   const all = Array.from({ length: layout.shards }, (_, shard) => shard);
@@ -363,10 +347,4 @@ function refusal(target: WriterTarget, { kind, position }: Extract<Mismatch, { k
 
 function lowest(shards: readonly ShardState[]): number {
   return Math.min(...shards.map(({ mark }) => completeSeq(mark)));
-}
-
-function unpack(keys: string): BlockKey[] {
-  const list: BlockKey[] = [];
-  for (let i = 0; i < keys.length; i += KEY_DIGITS) list.push(keys.slice(i, i + KEY_DIGITS) as BlockKey);
-  return list;
 }

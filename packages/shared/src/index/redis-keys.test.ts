@@ -1,18 +1,19 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import type { BlockKey, EndpointId, ScopeId } from "../types.ts";
+import type { BlockKey, EndpointId, EngineHash, ScopeId } from "../types.ts";
 import {
   blockKeyOf,
   compareWatermarks,
   createRedisKeys,
-  engineHashesOf,
   formatEntry,
   formatPosition,
   holderField,
+  nameField,
   parseEntry,
   parseHolderField,
   parsePosition,
   partsOfBlock,
+  partsOfNames,
   scopeTag,
   shardOf,
 } from "./redis-keys.ts";
@@ -31,7 +32,8 @@ describe("names", () => {
       space.blockPattern,
       keys.meta(endpoint),
       keys.lease(endpoint),
-      keys.engineHashes(endpoint, 7),
+      space.names(3, endpoint, 7),
+      space.sweepPattern,
       keys.inflight("r1"),
     ]).toMatchInlineSnapshot(`
       [
@@ -40,15 +42,21 @@ describe("names", () => {
         "kva:{CZX.*}:b:*",
         "kva:ep:{10.0.0.5:8000/1}:meta",
         "kva:ep:{10.0.0.5:8000/1}:lease",
-        "kva:ep:{10.0.0.5:8000/1}:keys:7",
+        "kva:{CZX.3}:h:10.0.0.5:8000/1:7",
+        "kva:{CZX.*}:[bh]:*",
         "kva:inflight:r1",
       ]
     `);
     expect(blockKeyOf(space.block(3, key))).toBe(key);
-    expect(engineHashesOf(keys.engineHashes(endpoint, 7))).toEqual({ endpoint, incarnation: 7 });
-    expect([keys.meta(endpoint), keys.engineHashes(endpoint, Number.NaN)].map(engineHashesOf)).toEqual([null, null]);
+    expect(partsOfNames(space.names(35, endpoint, 7))).toEqual({ shard: 35, owner: `${endpoint}:7` });
+    expect([keys.meta(endpoint), space.names(3, endpoint, Number.NaN), space.block(3, key)].map(partsOfNames)).toEqual([null, null, null]);
     expect(partsOfBlock(space.block(35, key))).toEqual({ spacePrefix: space.prefix, shard: 35, key });
     expect([space.seq(3), keys.meta(endpoint), space.block(3, "00" as BlockKey)].map(partsOfBlock)).toEqual([null, null, null]);
+  });
+
+  it("names a block by its engine's hash, and by group where there are several", () => {
+    const hash = "0123456789abcdef" as EngineHash;
+    expect([nameField(hash, 0), nameField(hash, 2)]).toEqual([hash, `${hash}#2`]);
   });
 
   it("names the holder by endpoint, and by group where there are several", () => {

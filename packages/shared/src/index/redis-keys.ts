@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import type { BlockKey, CacheGroupId, EndpointId, Medium, ScopeId } from "../types.ts";
+import type { BlockKey, CacheGroupId, EndpointId, EngineHash, Medium, ScopeId } from "../types.ts";
 
 /*
  * The one place that spells Redis keys, hash fields and their values. docs/redis-schema.md describes them for people.
@@ -35,10 +35,6 @@ export interface RedisKeys {
   lease(endpoint: EndpointId): string;
   /** HASH: what is known of an endpoint. */
   meta(endpoint: EndpointId): string;
-  /** HASH, content scheme only: engine hash -> block key. */
-  engineHashes(endpoint: EndpointId, incarnation: number): string;
-  /** Glob for SCAN that matches what `engineHashes` spells. */
-  readonly engineHashesPattern: string;
   /** HASH with expiry: endpoint -> work one router has in flight. */
   inflight(routerId: string): string;
   /** HASH with expiry: how well one router's decisions turned out. */
@@ -61,6 +57,12 @@ export interface SpaceKeys {
   block(shard: number, key: BlockKey): string;
   /** What `block` puts before the block key. */
   blockPrefix(shard: number): string;
+  /** HASH, content scheme only, what one incarnation's engine calls the shard's blocks: {@link nameField} -> block key. */
+  names(shard: number, endpoint: EndpointId, incarnation: number): string;
+  /** What `names` puts before `<endpoint>:<incarnation>`. */
+  namesPrefix(shard: number): string;
+  /** Glob for SCAN that matches the blocks and names of all shards. */
+  readonly sweepPattern: string;
 }
 
 /** @param prefix first part of every key: `[A-Za-z0-9._-]{1,32}` */
@@ -79,8 +81,6 @@ export function createRedisKeys(prefix: string): RedisKeys {
     poolsLease: `${prefix}:{pools}:lease`,
     lease: (endpoint) => `${prefix}:ep:{${endpoint}}:lease`,
     meta: (endpoint) => `${prefix}:ep:{${endpoint}}:meta`,
-    engineHashes: (endpoint, incarnation) => `${prefix}:ep:{${endpoint}}:keys:${incarnation}`,
-    engineHashesPattern: `${prefix}:ep:{*}:keys:*`,
     inflight: (routerId) => `${prefix}:inflight:${routerId}`,
     quality: (routerId) => `${prefix}:quality:${routerId}`,
     routedPrefix: (scope, shard) => `${prefix}:{${scopeTag(scope)}.${shard.toString(36)}}:r:`,
@@ -91,9 +91,13 @@ export function createRedisKeys(prefix: string): RedisKeys {
 function spaceKeys(prefix: string): SpaceKeys {
   // In base 36 one character is enough for 36 shards.
   const blockPrefix = (shard: number) => `${prefix}${shard.toString(36)}}:b:`;
+  const namesPrefix = (shard: number) => `${prefix}${shard.toString(36)}}:h:`;
   return {
     prefix,
     blockPattern: `${prefix}*}:b:*`,
+    sweepPattern: `${prefix}*}:[bh]:*`,
+    names: (shard, endpoint, incarnation) => `${namesPrefix(shard)}${endpoint}:${incarnation}`,
+    namesPrefix,
     seq: (shard) => `${prefix}${shard.toString(36)}}:seq`,
     block: (shard, key) => blockPrefix(shard) + key,
     blockPrefix,
@@ -139,10 +143,15 @@ export function partsOfBlock(redisKey: string): { readonly spacePrefix: string; 
   return { spacePrefix: match[1], shard: Number.parseInt(match[2], 36), key: match[3] as BlockKey };
 }
 
-/** Whose table of engine hashes a Redis key is, if `engineHashes` spelled it; null otherwise. */
-export function engineHashesOf(redisKey: string): { readonly endpoint: EndpointId; readonly incarnation: number } | null {
-  const match = /:ep:\{(.+)\}:keys:(\d+)$/.exec(redisKey);
-  return match?.[1] === undefined ? null : { endpoint: match[1] as EndpointId, incarnation: Number(match[2]) };
+/** What `names` was given for a Redis key it spelled, endpoint and incarnation as they stand in it; null for any other key. */
+export function partsOfNames(redisKey: string): { readonly shard: number; readonly owner: string } | null {
+  const match = /\.([0-9a-z]+)\}:h:(.+:\d+)$/.exec(redisKey);
+  return match?.[1] === undefined || match[2] === undefined ? null : { shard: Number.parseInt(match[1], 36), owner: match[2] };
+}
+
+/** Field of a block in its engine's names: the engine's hash, or `<hash>#<group>` for further cache groups, in which the same hash has another life. */
+export function nameField(hash: EngineHash, group: CacheGroupId): string {
+  return group === 0 ? hash : `${hash}#${group}`;
 }
 
 /** Field of a holder in a block's hash: `<endpoint>`, or `<endpoint>#<group>` for further cache groups. */

@@ -1,5 +1,5 @@
 import { KvatlasError } from "../errors.ts";
-import type { BlockKey } from "../types.ts";
+import type { BlockKey, EngineHash } from "../types.ts";
 import type { IndexOp, SequencedOps } from "./block-index.ts";
 import { completeSeq, KEY_DIGITS, shardOf, type Watermark } from "./redis-keys.ts";
 
@@ -11,6 +11,8 @@ export interface ScriptCall {
   readonly next: Watermark;
   /** Arguments from ARGV[7] on. */
   readonly runs: readonly string[];
+  /** Each run is followed by the names of its blocks. */
+  readonly isNamed: boolean;
   /** A key that is stored by this call; null when it stores none. */
   readonly stores: BlockKey | null;
 }
@@ -23,8 +25,17 @@ export function splitByShard(batches: readonly SequencedOps[], shards: number): 
     const byShard = new Map<number, IndexOp[]>();
     for (const op of ops) {
       const keysByShard = new Map<number, BlockKey[]>();
-      for (const key of op.keys) append(keysByShard, shardOf(key, shards), key);
-      for (const [shard, keys] of keysByShard) append(byShard, shard, { ...op, keys });
+      const namesByShard = new Map<number, EngineHash[]>();
+      for (const [i, key] of op.keys.entries()) {
+        const shard = shardOf(key, shards);
+        append(keysByShard, shard, key);
+        const name = op.names?.[i];
+        if (name !== undefined) append(namesByShard, shard, name);
+      }
+      for (const [shard, keys] of keysByShard) {
+        const names = namesByShard.get(shard);
+        append(byShard, shard, { ...op, keys, ...(names === undefined ? {} : { names }) });
+      }
     }
     for (const [shard, shardOps] of byShard) split[shard]?.push({ seq, ops: shardOps });
   }
@@ -76,35 +87,54 @@ export function planCalls(batches: readonly SequencedOps[], mark: Watermark, las
 /** How apply-1.lua is told what to do with a run of keys. */
 const signs = { store: "+", remove: "-", confirm: "=" } as const;
 
+interface Run {
+  readonly kind: string;
+  keys: string;
+  /** Empty: they have none. */
+  names: string;
+}
+
 class CallBuilder {
   count = 0;
   seq = 0;
-  readonly #runs: string[] = [];
-  #kind = "";
+  readonly #runs: Run[] = [];
   #stores: BlockKey | null = null;
 
   add(seq: number, op: IndexOp, from: number, to: number): void {
     const slice = from === 0 && to === op.keys.length ? op.keys : op.keys.slice(from, to);
-    const packed = slice.join("");
-    if (packed.length !== slice.length * KEY_DIGITS) {
-      const wrong = slice.find((key) => key.length !== KEY_DIGITS) ?? "";
-      throw new KvatlasError(
-        "KVATLAS_EVENT_MALFORMED",
-        `Got block key ${JSON.stringify(wrong)}; a block key is ${KEY_DIGITS} hexadecimal digits.`,
-      );
-    }
+    const keys = pack(slice, "block key");
+    const names = op.names === undefined ? "" : pack(op.names.slice(from, to), "engine hash", slice.length);
     const kind = `${signs[op.op]}${op.medium}${op.group === 0 ? "" : `#${op.group}`}`;
-    if (kind === this.#kind) this.#runs[this.#runs.length - 1] += packed;
-    else this.#runs.push(kind, packed);
-    this.#kind = kind;
+    const last = this.#runs.at(-1);
+    if (last?.kind === kind && (last.names === "") === (names === "")) {
+      last.keys += keys;
+      last.names += names;
+    } else {
+      this.#runs.push({ kind, keys, names });
+    }
     if (op.op !== "remove") this.#stores = slice.at(-1) ?? this.#stores;
     this.count += slice.length;
     this.seq = seq;
   }
 
   build(expected: Watermark, next: Watermark): ScriptCall {
-    return { expected, next, runs: this.#runs, stores: this.#stores };
+    const isNamed = this.#runs.some(({ names }) => names !== "");
+    const runs = this.#runs.flatMap(({ kind, keys, names }) => (isNamed ? [kind, keys, names] : [kind, keys]));
+    return { expected, next, runs, isNamed, stores: this.#stores };
   }
+}
+
+/** @throws KVATLAS_EVENT_MALFORMED for anything that is not as long as a key, or not one per key */
+function pack(list: readonly string[], what: "block key" | "engine hash", count = list.length): string {
+  const packed = list.join("");
+  if (list.length === count && packed.length === count * KEY_DIGITS) return packed;
+  const wrong = list.find((text) => text.length !== KEY_DIGITS);
+  throw new KvatlasError(
+    "KVATLAS_EVENT_MALFORMED",
+    wrong === undefined
+      ? `Got ${list.length} engine hashes for ${count} block keys; there is one for each.`
+      : `Got ${what} ${JSON.stringify(wrong)}; it is ${KEY_DIGITS} hexadecimal digits.`,
+  );
 }
 
 function append<K, V>(lists: Map<K, V[]>, key: K, value: V): void {

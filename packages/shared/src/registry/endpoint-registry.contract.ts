@@ -240,29 +240,6 @@ export function endpointRegistryContract(create: () => Promise<EndpointRegistry>
     });
   });
 
-  describe("engine hashes", () => {
-    it("are resolved within their incarnation and dropped one by one", async () => {
-      const incarnation = (await registry.startIncarnation(await acquired(a, "i-1"), 0)) ?? 0;
-      const pairs = new Map(Array.from({ length: 2_500 }, (_, i) => [`h${i}`, `k${i}`]));
-      await registry.saveEngineHashes(a, incarnation, pairs);
-      expect(await registry.resolveEngineHashes(a, incarnation, ["h7", "none", "h2499"])).toEqual(["k7", null, "k2499"]);
-      expect(await registry.resolveEngineHashes(a, incarnation, [...pairs.keys()])).toEqual([...pairs.values()]);
-      expect(await registry.resolveEngineHashes(a, incarnation + 1, ["h7"])).toEqual([null]);
-      await registry.dropEngineHashes(a, incarnation, ["h7", "none"]);
-      expect(await registry.resolveEngineHashes(a, incarnation, ["h7", "h8"])).toEqual([null, "k8"]);
-      for (const call of [registry.resolveEngineHashes(a, 1, []), registry.dropEngineHashes(a, 1, [])]) await call;
-      await registry.saveEngineHashes(a, incarnation, new Map());
-    });
-
-    it("of earlier incarnations are gone when a new one starts", async () => {
-      const lease = await acquired(a, "i-1");
-      const first = (await registry.startIncarnation(lease, 0)) ?? 0;
-      await registry.saveEngineHashes(a, first, new Map([["h", "k"]]));
-      await registry.startIncarnation(lease, 5);
-      expect(await registry.resolveEngineHashes(a, first, ["h"])).toEqual([null]);
-    });
-  });
-
   describe("changes", () => {
     it("are told to listeners until they stop listening; a heartbeat is none", async () => {
       let heard = 0;

@@ -143,11 +143,6 @@ export interface EndpointRegistry {
     readonly inflight: ReadonlyMap<EndpointId, Inflight>;
   }>;
 
-  /** Content scheme only: engine hash -> block key of one incarnation. */
-  resolveEngineHashes(endpoint: EndpointId, incarnation: number, hashes: readonly string[]): Promise<readonly (string | null)[]>;
-  saveEngineHashes(endpoint: EndpointId, incarnation: number, pairs: ReadonlyMap<string, string>): Promise<void>;
-  dropEngineHashes(endpoint: EndpointId, incarnation: number, hashes: readonly string[]): Promise<void>;
-
   /** Calls back when an endpoint or scope has changed (best effort: poll as well). Returns the way to stop. */
   onChange(listener: () => void): () => void;
   close(): Promise<void>;

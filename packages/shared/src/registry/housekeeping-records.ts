@@ -22,12 +22,4 @@ export interface HousekeepingRecords {
   rebuildRequests(): Promise<readonly RebuildRequest[]>;
   /** Withdraws the request, unless it has been replaced by one for a later incarnation. */
   endRebuild(endpoint: EndpointId, incarnation: number): Promise<void>;
-  /**
-   * Reclaims tables of engine hashes that belong to no current incarnation, a slice at a time, as `BlockIndex.sweep` does with blocks. A table
-   * outlives its incarnation when an ingester dies, or wakes up late, at the wrong moment.
-   */
-  sweepEngineHashes(
-    cursor: string,
-    limit: number,
-  ): Promise<{ readonly next: string | null; readonly examined: number; readonly dropped: number }>;
 }

@@ -25,7 +25,6 @@ interface MemoryEndpoint {
   state: EndpointState;
   leaseOwner: string | null;
   leaseUntil: number;
-  readonly engineHashes: Map<number, Map<string, string>>;
 }
 
 interface MemoryInflight {
@@ -105,7 +104,6 @@ export class MemoryEndpointRegistry implements EndpointRegistry {
     const entry = this.#endpoints.get(lease.endpoint);
     if (entry === undefined || entry.state.fence !== lease.fence) return null;
     this.#lastIncarnation += 1;
-    entry.engineHashes.clear();
     entry.state = { ...entry.state, incarnation: this.#lastIncarnation, from };
     this.#changed();
     return this.#lastIncarnation;
@@ -167,23 +165,6 @@ export class MemoryEndpointRegistry implements EndpointRegistry {
     return { loads: new Map(this.#loads), inflight: sumInflight(current) };
   }
 
-  async resolveEngineHashes(endpoint: EndpointId, incarnation: number, hashes: readonly string[]): Promise<readonly (string | null)[]> {
-    const table = this.#endpoints.get(endpoint)?.engineHashes.get(incarnation);
-    return hashes.map((hash) => table?.get(hash) ?? null);
-  }
-
-  async saveEngineHashes(endpoint: EndpointId, incarnation: number, pairs: ReadonlyMap<string, string>): Promise<void> {
-    const tables = this.#endpoint(endpoint).engineHashes;
-    const table = tables.get(incarnation) ?? new Map<string, string>();
-    tables.set(incarnation, table);
-    for (const [hash, key] of pairs) table.set(hash, key);
-  }
-
-  async dropEngineHashes(endpoint: EndpointId, incarnation: number, hashes: readonly string[]): Promise<void> {
-    const table = this.#endpoints.get(endpoint)?.engineHashes.get(incarnation);
-    for (const hash of hashes) table?.delete(hash);
-  }
-
   onChange(listener: () => void): () => void {
     this.#listeners.add(listener);
     return () => void this.#listeners.delete(listener);
@@ -202,7 +183,6 @@ export class MemoryEndpointRegistry implements EndpointRegistry {
         state: { incarnation: 0, from: 0, owner: null, fence: 0 },
         leaseOwner: null,
         leaseUntil: 0,
-        engineHashes: new Map(),
       };
       this.#endpoints.set(id, entry);
     }

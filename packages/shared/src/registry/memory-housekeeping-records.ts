@@ -1,7 +1,7 @@
 import type { EndpointId } from "../types.ts";
 import type { HousekeepingRecords, RebuildRequest } from "./housekeeping-records.ts";
 
-/** The records of one process. Its registry drops tables of engine hashes by itself. */
+/** The records of one process. */
 export class MemoryHousekeepingRecords implements HousekeepingRecords {
   readonly #progress = new Map<string, string>();
   readonly #rebuilds = new Map<EndpointId, RebuildRequest>();
@@ -26,9 +26,5 @@ export class MemoryHousekeepingRecords implements HousekeepingRecords {
   async endRebuild(endpoint: EndpointId, incarnation: number): Promise<void> {
     const request = this.#rebuilds.get(endpoint);
     if (request !== undefined && request.incarnation <= incarnation) this.#rebuilds.delete(endpoint);
-  }
-
-  async sweepEngineHashes(): Promise<{ readonly next: null; readonly examined: number; readonly dropped: number }> {
-    return { next: null, examined: 0, dropped: 0 };
   }
 }

@@ -43,9 +43,6 @@ export interface RedisRegistryOptions {
   readonly shards?: number | (() => Promise<number>);
 }
 
-/** Fields per command where a list may be long: keeps Redis responsive. */
-const FIELDS_PER_COMMAND = 1_000;
-
 /** Tries at a higher incarnation number when Redis has lost the latest numbers: the second one succeeds, unless it keeps losing them. */
 const MAX_INCARNATION_TRIES = 10;
 
@@ -131,10 +128,7 @@ class RedisEndpointRegistry implements EndpointRegistry {
         await this.#run("remember", [this.#keys.incarnations], [used]);
         continue;
       }
-      await this.#send([
-        ["unlink", this.#keys.engineHashes(endpoint, before)],
-        ["publish", this.#keys.changes, endpoint],
-      ]);
+      await this.#announce(endpoint);
       return incarnation;
     }
     throw new KvatlasError(
@@ -149,9 +143,8 @@ class RedisEndpointRegistry implements EndpointRegistry {
   }
 
   async remove(endpoint: EndpointId): Promise<void> {
-    const { incarnation } = await this.state(endpoint);
     await this.#send([
-      ["unlink", this.#keys.meta(endpoint), this.#keys.lease(endpoint), this.#keys.engineHashes(endpoint, incarnation)],
+      ["unlink", this.#keys.meta(endpoint), this.#keys.lease(endpoint)],
       ["zrem", this.#keys.endpoints, endpoint],
       ["hdel", this.#keys.load, endpoint],
       ["publish", this.#keys.changes, endpoint],
@@ -236,22 +229,6 @@ class RedisEndpointRegistry implements EndpointRegistry {
     return { loads, inflight: sumInflight(inflightFields.map((fields) => inflightFromFields(hashOf(fields)))) };
   }
 
-  async resolveEngineHashes(endpoint: EndpointId, incarnation: number, hashes: readonly string[]): Promise<readonly (string | null)[]> {
-    const key = this.#keys.engineHashes(endpoint, incarnation);
-    const replies = await this.#send(slices(hashes).map((slice) => ["hmget", key, ...slice]));
-    return replies.flat() as (string | null)[];
-  }
-
-  async saveEngineHashes(endpoint: EndpointId, incarnation: number, pairs: ReadonlyMap<string, string>): Promise<void> {
-    const key = this.#keys.engineHashes(endpoint, incarnation);
-    await this.#send(slices([...pairs]).map((slice) => ["hset", key, ...slice.flat()]));
-  }
-
-  async dropEngineHashes(endpoint: EndpointId, incarnation: number, hashes: readonly string[]): Promise<void> {
-    const key = this.#keys.engineHashes(endpoint, incarnation);
-    await this.#send(slices(hashes).map((slice) => ["hdel", key, ...slice]));
-  }
-
   onChange(listener: () => void): () => void {
     const unsubscribe = this.#connection.subscribe(this.#keys.changes, listener);
     const stop = () => {
@@ -296,10 +273,4 @@ class RedisEndpointRegistry implements EndpointRegistry {
 
 function hashOf(reply: RedisReply): Readonly<Record<string, string>> {
   return typeof reply === "object" && reply !== null ? (reply as Record<string, string>) : {};
-}
-
-function slices<T>(list: readonly T[]): T[][] {
-  const parts: T[][] = [];
-  for (let from = 0; from < list.length; from += FIELDS_PER_COMMAND) parts.push(list.slice(from, from + FIELDS_PER_COMMAND));
-  return parts;
 }

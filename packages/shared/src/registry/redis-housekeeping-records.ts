@@ -1,7 +1,6 @@
-import { engineHashesOf, type RedisKeys } from "../index/redis-keys.ts";
+import type { RedisKeys } from "../index/redis-keys.ts";
 import type { RedisCommand, RedisConnection, RedisReply } from "../redis.ts";
 import { redisError } from "../redis-error.ts";
-import { scanPage } from "../redis-scan.ts";
 import type { EndpointId } from "../types.ts";
 import type { HousekeepingRecords, RebuildRequest } from "./housekeeping-records.ts";
 
@@ -43,22 +42,6 @@ export function createRedisHousekeepingRecords(deps: RedisHousekeepingDeps): Hou
       // What cannot be read is nobody's request.
       if (typeof text === "string" && (request === null || request.incarnation <= incarnation))
         await send(["hdel", keys.rebuild, endpoint]);
-    },
-    sweepEngineHashes: async (cursor, limit) => {
-      const { next, keys: found } = await scanPage(connection, cursor, limit, keys.engineHashesPattern);
-      const tables = found.flatMap((key) => {
-        const table = engineHashesOf(key);
-        return table === null ? [] : [{ key, ...table }];
-      });
-      // Read after the scan: a table is written after its incarnation was announced, so one of a later incarnation than this cannot be among them.
-      const current =
-        tables.length === 0 ? [] : await send(...tables.map(({ endpoint }) => ["hget", keys.meta(endpoint), "incarnation"] as const));
-      const dead = tables.filter(({ incarnation }, i) => {
-        const now = Number(current[i] ?? 0);
-        return now === 0 || incarnation < now;
-      });
-      if (dead.length > 0) await send(...dead.map(({ key }) => ["unlink", key] as const));
-      return { next, examined: tables.length, dropped: dead.length };
     },
   };
 }
