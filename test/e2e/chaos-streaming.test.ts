@@ -116,6 +116,7 @@ describe("while answers stream", { timeout: 240_000 }, () => {
 
     router.kill("SIGUSR2");
     router.kill("SIGUSR2");
+    await eventually(async () => expect(await metric('kvatlas_router_tokenizer_threads_ended_total{pool="pool"}')).toBeGreaterThan(0));
     await answers(/./);
     await answers(/^precise$/);
     expect(load.failed).toEqual([]);

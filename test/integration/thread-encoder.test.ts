@@ -1,8 +1,11 @@
+import { rm } from "node:fs/promises";
 import type { Worker } from "node:worker_threads";
 import { createThreadPromptEncoder, type ThreadPromptEncoder } from "@kvatlas/router/thread-encoder";
 import { createLogger, silentLogger } from "@kvatlas/shared/logger";
 import { createLocalPromptEncoder } from "@kvatlas/shared/tokenization/local-prompt-encoder";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { eventually } from "../support/eventually.ts";
+import { tinyTokenizerDirectory } from "../support/tiny-tokenizer.ts";
 import { runnableEngines } from "../support/tokenizer-engines.ts";
 import { modelDirectory } from "../support/tokenizer-models.ts";
 
@@ -113,6 +116,75 @@ describe("threads that end", () => {
     await threads.at(-1)?.terminate();
     expect((await encoder.encode(chat("later")))[0]?.tokenIds.length).toBeGreaterThan(0);
     expect(failures).toBe(1);
+  });
+});
+
+describe("threads that end before they are ready", () => {
+  const threads: Worker[] = [];
+  let tiny = "";
+  /** So many of the next threads end as soon as they are started. */
+  let toEnd = 0;
+  const onWorker = (worker: Worker): void => {
+    threads.push(worker);
+    if (toEnd === 0) return;
+    toEnd -= 1;
+    void worker.terminate();
+  };
+  beforeAll(async () => {
+    tiny = await tinyTokenizerDirectory();
+    process.on("worker", onWorker);
+  });
+  afterAll(async () => {
+    process.off("worker", onWorker);
+    await rm(tiny, { recursive: true, force: true });
+  });
+
+  function startEncoder(endingFirst: number) {
+    toEnd = endingFirst;
+    threads.length = 0;
+    const counts = { lost: 0, ended: 0 };
+    const encoder = createThreadPromptEncoder(
+      { directory: tiny, threads: 1, engine: "javascript", restartAfterMs: 0 },
+      {
+        logger: silentLogger,
+        onThreadFailure: () => {
+          counts.lost += 1;
+        },
+        onThreadEnded: () => {
+          counts.ended += 1;
+        },
+      },
+    );
+    return { encoder, counts };
+  }
+
+  it("are replaced when they are the first ones", async () => {
+    const { encoder, counts } = startEncoder(3);
+    await encoder.ready;
+    expect(counts).toEqual({ lost: 0, ended: 3 });
+    await encoder.close();
+  });
+
+  it("are replaced when they are replacements, and what waits for them is answered", async () => {
+    const { encoder, counts } = startEncoder(0);
+    const expected = await encoder.encode(chat("after all"));
+    toEnd = 2;
+    await threads[0]?.terminate();
+    expect(await Promise.all([encoder.encode(chat("after all")), encoder.encode(chat("after all"))])).toEqual([expected, expected]);
+    expect(threads).toHaveLength(4);
+    expect(counts).toEqual({ lost: 0, ended: 3 });
+    await encoder.close();
+  });
+
+  it("are given up when none stays, and tried again later", async () => {
+    const { encoder } = startEncoder(0);
+    await encoder.ready;
+    toEnd = Number.POSITIVE_INFINITY;
+    await threads[0]?.terminate();
+    await eventually(() => expect(encoder.encode(chat("x"))).rejects.toMatchObject({ code: "KVATLAS_TOKENIZER_UNAVAILABLE" }));
+    toEnd = 0;
+    await eventually(async () => expect((await encoder.encode(chat("x")))[0]?.tokenIds.length).toBe(1));
+    await encoder.close();
   });
 });
 

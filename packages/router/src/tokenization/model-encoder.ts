@@ -71,6 +71,6 @@ function localEncoder({ name, tokenizer }: PoolConfig, deps: ModelEncoderDeps): 
       ...(threads === null ? {} : { threads }),
       ...(deps.chatTemplate === undefined ? {} : { chatTemplate: deps.chatTemplate }),
     },
-    { logger, onThreadFailure: () => deps.metrics.threadFailed(name) },
+    { logger, onThreadFailure: () => deps.metrics.threadFailed(name), onThreadEnded: () => deps.metrics.threadEnded(name) },
   );
 }

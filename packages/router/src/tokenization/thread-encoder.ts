@@ -5,9 +5,8 @@ import type { EngineEncoderOptions } from "@kvatlas/shared/tokenization/local-pr
 import { nativeEngineMissing } from "@kvatlas/shared/tokenization/native-engine";
 import type { PromptEncoder } from "@kvatlas/shared/tokenization/prompt-encoder";
 import { ambiguityOf } from "@kvatlas/shared/tokenization/tokenizer-files";
-import { Piscina } from "piscina";
 import { AdmissionQueue } from "./admission-queue.ts";
-import type { TokenizerAnswer, TokenizerTask, TokenizerThreadData } from "./tokenizer-thread.ts";
+import { TokenizerThreads } from "./tokenizer-threads.ts";
 
 export interface ThreadEncoderOptions extends Omit<EngineEncoderOptions, "now" | "directory"> {
   /** Directory of the files, or what gets them. */
@@ -16,12 +15,16 @@ export interface ThreadEncoderOptions extends Omit<EngineEncoderOptions, "now" |
   readonly threads?: number;
   /** Requests that may wait for a thread. @defaultValue 256 */
   readonly maxQueue?: number;
+  /** After files could not be had, or threads did not stay, they are tried again at most this often. @defaultValue 30000 */
+  readonly restartAfterMs?: number;
 }
 
 export interface ThreadEncoderDeps {
   readonly logger: Logger;
-  /** A thread ended; another one takes its place. */
+  /** A request failed because the thread that encoded it ended. */
   readonly onThreadFailure?: () => void;
+  /** A thread ended by itself, at a request or not; another one takes its place. */
+  readonly onThreadEnded?: () => void;
 }
 
 export interface ThreadPromptEncoder extends PromptEncoder {
@@ -31,53 +34,50 @@ export interface ThreadPromptEncoder extends PromptEncoder {
 
 /** Prompts a thread works on at once: JavaScript holds its thread, the native engine works beside it. */
 const NATIVE_TASKS_PER_THREAD = 8;
-/** After files could not be had, they are asked for again at most this often. */
-const RESTART_AFTER_MS = 30_000;
-
-type Pool = Piscina<TokenizerTask, TokenizerAnswer>;
-
 /**
  * Encodes in worker threads, off the event loop. Loading begins at once and every thread warms up before its first request; requests
  * that come earlier wait. A thread that dies is replaced, and only the requests it was at fail.
  */
 export function createThreadPromptEncoder(options: ThreadEncoderOptions, deps: ThreadEncoderDeps): ThreadPromptEncoder {
-  const { threads: wishedThreads, maxQueue = 256, directory, ...encoderOptions } = options;
+  const { threads: wishedThreads, maxQueue = 256, restartAfterMs = 30_000, directory, ...encoderOptions } = options;
   const { logger } = deps;
   let closing: Promise<void> | null = null;
-  let running: Promise<Running> = start();
   let failedAt: number | null = null;
-  watch(running);
+  let running: Promise<Running> = start();
 
   const ready = running.then(() => undefined);
   ready.catch(() => undefined);
   return {
     ready,
     encode: async (request, callOptions) => {
-      if (failedAt !== null && closing === null && performance.now() - failedAt > RESTART_AFTER_MS) {
+      if (failedAt !== null && closing === null && performance.now() - failedAt > restartAfterMs) {
         failedAt = null;
         running = start();
-        watch(running);
       }
-      const { queue, call } = await aborting(running, callOptions?.signal);
-      return (await queue.run(() => call(request), callOptions?.signal)).prompts;
+      const { queue, threads } = await aborting(running, callOptions?.signal);
+      return (await queue.run(() => threads.run(request), callOptions?.signal)).prompts;
     },
     close: () => {
       closing ??= running.then(
-        ({ queue, pool }) => queue.close().then(() => pool.destroy()),
+        ({ queue, threads }) => queue.close().then(() => threads.close()),
         () => undefined,
       );
       return closing;
     },
   };
 
-  function watch(started: Promise<Running>): void {
-    started.catch((error: unknown) => {
-      failedAt = performance.now();
-      logger.error({ err: error, directory: typeof directory === "string" ? directory : undefined }, "tokenizer cannot be loaded");
-    });
+  function start(): Promise<Running> {
+    const started = load();
+    started.catch(failed);
+    return started;
   }
 
-  async function start(): Promise<Running> {
+  function failed(error: unknown): void {
+    failedAt = performance.now();
+    logger.error({ err: error, directory: typeof directory === "string" ? directory : undefined }, "tokenizer cannot be loaded");
+  }
+
+  async function load(): Promise<Running> {
     const startedAt = performance.now();
     const nativeMissing = options.engine === "javascript" ? null : await nativeEngineMissing();
     const isNative = options.engine !== "javascript" && nativeMissing === null;
@@ -85,66 +85,44 @@ export function createThreadPromptEncoder(options: ThreadEncoderOptions, deps: T
       logger.info({ reason: nativeMissing }, "the native tokenizer engine does not load here: prompts are encoded in JavaScript");
     }
     const source = typeof directory === "string" ? directory : await directory();
-    const threads = wishedThreads ?? (isNative ? 1 : Math.min(4, Math.max(1, availableParallelism() - 1)));
-    logger.info({ directory: source, threads }, "loading the tokenizer");
+    const count = wishedThreads ?? (isNative ? 1 : Math.min(4, Math.max(1, availableParallelism() - 1)));
+    logger.info({ directory: source, threads: count }, "loading the tokenizer");
     const ambiguity = options.modelType === undefined ? await ambiguityOf(source).catch(() => null) : null;
     if (ambiguity !== null) logger.warn({ directory: source }, ambiguity);
     const tasksPerThread = isNative ? NATIVE_TASKS_PER_THREAD : 1;
-    const pool = createPool({ ...encoderOptions, directory: source }, threads, tasksPerThread);
-    pool.on("error", (error: unknown) => logger.error({ err: error }, "tokenizer thread failed"));
-    const queue = new AdmissionQueue({ concurrency: threads * tasksPerThread, maxQueue });
-    const call = caller(pool, () => deps.onThreadFailure?.());
+    let isLoaded = false;
+    const threads = new TokenizerThreads(
+      {
+        logger,
+        onThreadEnded: () => {
+          logger.warn({ directory: source }, "a tokenizer thread ended; another one is started");
+          deps.onThreadEnded?.();
+        },
+        onRequestLost: () => deps.onThreadFailure?.(),
+        // While they load, loading fails.
+        onGivenUp: (error) => {
+          if (isLoaded) failed(error);
+        },
+      },
+      { threads: count, tasksPerThread, encoder: { ...encoderOptions, directory: source } },
+    );
+    const queue = new AdmissionQueue({ concurrency: count * tasksPerThread, maxQueue });
     try {
-      // As many at once as there are threads: each takes one.
-      await Promise.all(Array.from({ length: threads }, () => call({ kind: "load" })));
+      await threads.load();
     } catch (error) {
-      await pool.destroy();
+      await threads.close();
       throw error;
     }
+    isLoaded = true;
     const engine = isNative ? "native" : "javascript";
-    logger.info({ directory: source, threads, engine, ms: Math.round(performance.now() - startedAt) }, "tokenizer loaded");
-    return { pool, queue, call };
+    logger.info({ directory: source, threads: count, engine, ms: Math.round(performance.now() - startedAt) }, "tokenizer loaded");
+    return { queue, threads };
   }
 }
 
 interface Running {
-  readonly pool: Pool;
   readonly queue: AdmissionQueue;
-  readonly call: (task: TokenizerTask) => Promise<Extract<TokenizerAnswer, { prompts: unknown }>>;
-}
-
-function createPool(options: TokenizerThreadData["options"], threads: number, tasksPerThread: number): Pool {
-  const fromSource = import.meta.url.endsWith(".ts");
-  const data: TokenizerThreadData = {
-    entry: new URL(fromSource ? "./tokenizer-thread.ts" : "./tokenizer-thread.js", import.meta.url).href,
-    options,
-  };
-  return new Piscina<TokenizerTask, TokenizerAnswer>({
-    filename: new URL("../../threads/tokenizer.mjs", import.meta.url).href,
-    workerData: data,
-    minThreads: threads,
-    maxThreads: threads,
-    idleTimeout: Number.POSITIVE_INFINITY,
-    concurrentTasksPerWorker: tasksPerThread,
-    // Exact, so that neither a test runner's nor a loader's flags of the parent reach the threads.
-    execArgv: fromSource ? ["--conditions=@kvatlas/source"] : [],
-  });
-}
-
-function caller(pool: Pool, onThreadFailure: () => void): Running["call"] {
-  return async (task) => {
-    let answer: TokenizerAnswer;
-    try {
-      answer = await pool.run(task);
-    } catch (error) {
-      onThreadFailure();
-      throw new KvatlasError("KVATLAS_TOKENIZER_UNAVAILABLE", `a tokenizer thread ended while it encoded: ${String(error)}`, {
-        cause: error,
-      });
-    }
-    if ("prompts" in answer) return answer;
-    throw new KvatlasError(answer.failure.code ?? "KVATLAS_TOKENIZER_UNAVAILABLE", answer.failure.message);
-  };
+  readonly threads: TokenizerThreads;
 }
 
 /** Lets a caller go while the threads still load. */

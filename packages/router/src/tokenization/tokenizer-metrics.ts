@@ -6,6 +6,7 @@ export class TokenizerMetrics {
   readonly #source: Gauge<"pool" | "source">;
   readonly #audits: Counter<"pool" | "result">;
   readonly #threadFailures: Counter<"pool">;
+  readonly #threadsEnded: Counter<"pool">;
 
   constructor(registry: Registry) {
     const registers = [registry];
@@ -27,6 +28,12 @@ export class TokenizerMetrics {
       labelNames: ["pool"],
       registers,
     });
+    this.#threadsEnded = new Counter({
+      name: "kvatlas_router_tokenizer_threads_ended_total",
+      help: "Threads that ended by themselves, whether they were at a request or not; each is replaced.",
+      labelNames: ["pool"],
+      registers,
+    });
   }
 
   source(pool: string, source: "local" | "remote"): void {
@@ -36,6 +43,10 @@ export class TokenizerMetrics {
 
   audited(pool: string, result: AuditResult): void {
     this.#audits.inc({ pool, result });
+  }
+
+  threadEnded(pool: string): void {
+    this.#threadsEnded.inc({ pool });
   }
 
   threadFailed(pool: string): void {
