@@ -8,8 +8,6 @@ import { at, createManifestCheck, listAt, type Manifest, manifestsOf } from "../
 const chart = "deploy/helm/kvatlas";
 const root = fileURLToPath(new URL("../..", import.meta.url));
 const helm = findTool("helm");
-const kubectl = findTool("kubectl");
-const kubeconfig = process.env.KVATLAS_TEST_KUBECONFIG;
 const whyNot = helm === null ? " (skipped: no helm; node scripts/install-tools.mjs helm)" : "";
 
 /** Values that people start from: the chart's own and those of the guides. */
@@ -206,17 +204,6 @@ describe.skipIf(helm === null)(`the chart${whyNot}`, { timeout: 180_000 }, () =>
         for (const port of listAt(service, "spec.ports")) expect(open).toContain(at(port, "targetPort"));
       }
     });
-
-    it.skipIf(kubeconfig === undefined || kubectl === null)(
-      "is accepted by a real API server (KVATLAS_TEST_KUBECONFIG, with the namespaces llm, models, other)",
-      async () => {
-        const kube = ["--kubeconfig", kubeconfig ?? ""];
-        await runTool(kubectl ?? "", [...kube, "apply", "-f", "test/fixtures/kubernetes/crds.yaml"]);
-        const { stdout } = await runTool(helm ?? "", ["template", "demo", chart, "-n", "llm", "-f", file]);
-        const dryRun = ["apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-"];
-        expect(await runTool(kubectl ?? "", [...kube, ...dryRun], stdout)).toMatchObject({ code: 0, stderr: "" });
-      },
-    );
   });
 
   it("rolls pods when the configuration changes, and only then", async () => {

@@ -15,6 +15,8 @@ export interface KvatlasProcess {
   readonly stderr: string;
   /** Resolves when the process has ended and all of its output has arrived. */
   readonly ended: Promise<ProcessEnd>;
+  /** Log lines so far (and other JSON lines of stdout). */
+  lines(): readonly Readonly<Record<string, unknown>>[];
   /** First log line (or other JSON line of stdout) for which `select` has a value. Rejects when the process ends without one. */
   line<T>(select: (line: Readonly<Record<string, unknown>>) => T | undefined): Promise<T>;
   kill(signal: NodeJS.Signals): void;
@@ -57,6 +59,7 @@ export function startKvatlas(args: readonly string[], env: Readonly<Record<strin
       return stderr;
     },
     ended,
+    lines: () => jsonLines(stdout),
     line: async (select) => {
       let isOver = false;
       const found = await eventually(() => {
