@@ -1,5 +1,5 @@
 import type { Registry } from "prom-client";
-import { systemClock } from "./clock.ts";
+import { type Clock, systemClock } from "./clock.ts";
 import type { RedisConfig } from "./config/schema.ts";
 import type { BlockIndex } from "./index/block-index.ts";
 import { MemoryBlockIndex } from "./index/memory-block-index.ts";
@@ -55,6 +55,8 @@ export interface BackendOptions {
   readonly metrics?: Registry;
   /** Hears of everything that goes wrong with Redis: see `createRedisMetrics`. @defaultValue nobody */
   readonly onRedisError?: (code: RedisErrorCode) => void;
+  /** By which the process tells the time. @defaultValue the system's */
+  readonly clock?: Clock;
 }
 
 function observed(index: BlockIndex, { metrics }: BackendOptions): BlockIndex {
@@ -99,7 +101,8 @@ export function createRedisBackend(config: RedisConfig, role: RedisRole, logger:
   const topology = redisTopology(config);
   const index = observed(createRedisBlockIndex({ connection, keys }, { defaultShards: shardsFor(topology, 1) }), options);
   const shards = async () => shardsFor(topology, (await connection.layout()).nodes.length);
-  const registry = createRedisEndpointRegistry({ connection, keys }, { shards });
+  const clock = options.clock ?? systemClock;
+  const registry = createRedisEndpointRegistry({ connection, keys, clock }, { shards });
   return {
     index,
     registry,

@@ -73,7 +73,7 @@ export interface EndpointLoad {
 
 export interface EndpointRecord {
   readonly id: EndpointId;
-  /** ms since the epoch of the owner's last sign of life. */
+  /** ms since the epoch, by the clock of whoever reads it, of the owner's last sign of life. */
   readonly heartbeat: number;
   readonly meta: EndpointMeta;
   readonly state: EndpointState;
@@ -92,6 +92,7 @@ export type InstanceRole = "ingester" | "router";
 
 /**
  * Endpoints, their owners, load and the instances of our services: the small shared state beside the index.
+ * Times that callers pass and get are those of their own clocks; what is kept is the time of the store, so clocks of several machines may differ.
  * Every method is one or two round trips and safe to repeat; those of load and in-flight work, which requests wait for, are one.
  * Rejects with KVATLAS_REDIS_UNAVAILABLE when the store cannot be reached.
  */

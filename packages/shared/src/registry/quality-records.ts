@@ -20,6 +20,16 @@ export interface RouterQuality {
   readonly exact: number;
   readonly over: number;
   readonly under: number;
+  /** What is wrong, as far as this router knows. @defaultValue nothing */
+  readonly findings?: readonly RouterFinding[];
+}
+
+export interface RouterFinding {
+  readonly pool: string;
+  /** Of few, e.g. `tokenizer`. */
+  readonly name: string;
+  /** For people: what it is, what follows, what to do. */
+  readonly text: string;
 }
 
 /** What routers say of themselves, for people. Rejects with KVATLAS_REDIS_UNAVAILABLE when the store cannot be reached. */
@@ -30,7 +40,7 @@ export interface QualityRecords {
   read(routerIds: readonly string[]): Promise<ReadonlyMap<string, RouterQuality>>;
 }
 
-export const noQuality: Omit<RouterQuality, "since" | "at"> = {
+export const noQuality: Omit<RouterQuality, "since" | "at" | "findings"> = {
   precise: 0,
   estimated: 0,
   load: 0,

@@ -30,11 +30,12 @@ import type {
   InstanceRole,
   Lease,
 } from "./endpoint-registry.ts";
+import { StoreTime } from "./store-time.ts";
 
 export interface RedisRegistryDeps {
   readonly connection: RedisConnection;
   readonly keys: RedisKeys;
-  /** For dates that people read. @defaultValue the system's */
+  /** The clock by which callers tell the time: what others read is written by the time of Redis. @defaultValue the system's */
   readonly clock?: Clock;
 }
 
@@ -58,6 +59,8 @@ class RedisEndpointRegistry implements EndpointRegistry {
   readonly #shards: number | (() => Promise<number>);
   readonly #layouts: RedisScopeLayouts;
   readonly #stops = new Set<() => void>();
+  readonly #time: StoreTime;
+  #measuring: Promise<void> | null = null;
   readonly #scripts = {
     acquire: readScript("acquire-2"),
     renew: readScript("renew-2"),
@@ -70,20 +73,23 @@ class RedisEndpointRegistry implements EndpointRegistry {
     this.#connection = deps.connection;
     this.#keys = deps.keys;
     this.#clock = deps.clock ?? systemClock;
+    this.#time = new StoreTime(this.#clock);
     this.#shards = options.shards ?? 1;
     this.#layouts = new RedisScopeLayouts({ connection: deps.connection, keys: deps.keys, clock: this.#clock }, 1);
   }
 
   async beat(role: InstanceRole, instanceId: string, nowMs: number): Promise<void> {
     const key = this.#instancesKey(role);
+    const now = (await this.#storeTime()).toStore(nowMs);
     await this.#send([
-      ["zadd", key, nowMs, instanceId],
-      ["zremrangebyscore", key, "-inf", nowMs - FORGET_INSTANCES_MS],
+      ["zadd", key, now, instanceId],
+      ["zremrangebyscore", key, "-inf", now - FORGET_INSTANCES_MS],
     ]);
   }
 
   async instances(role: InstanceRole, nowMs: number, ttlMs: number): Promise<readonly string[]> {
-    const [ids] = await this.#send([["zrangebyscore", this.#instancesKey(role), `(${nowMs - ttlMs}`, `(${nowMs + ttlMs}`]]);
+    const now = (await this.#storeTime()).toStore(nowMs);
+    const [ids] = await this.#send([["zrangebyscore", this.#instancesKey(role), `(${now - ttlMs}`, `(${now + ttlMs}`]]);
     return (ids as string[]).sort();
   }
 
@@ -110,7 +116,8 @@ class RedisEndpointRegistry implements EndpointRegistry {
   async describe(lease: Lease, meta: Partial<EndpointMeta>, nowMs: number): Promise<boolean> {
     const outcome = await this.#run("describe", [this.#keys.meta(lease.endpoint)], [lease.fence, ...metaToFields(meta)]);
     if (outcome === 0) return false;
-    const beat: RedisCommand = ["zadd", this.#keys.endpoints, "CH", nowMs, lease.endpoint];
+    const now = (await this.#storeTime()).toStore(nowMs);
+    const beat: RedisCommand = ["zadd", this.#keys.endpoints, "CH", now, lease.endpoint];
     await this.#send(outcome === 2 ? [beat, ["publish", this.#keys.changes, lease.endpoint]] : [beat]);
     return true;
   }
@@ -152,10 +159,13 @@ class RedisEndpointRegistry implements EndpointRegistry {
   }
 
   async endpoints(): Promise<readonly EndpointRecord[]> {
+    const time = await this.#storeTime();
     const [reply] = await this.#send([["zrange", this.#keys.endpoints, 0, -1, "WITHSCORES"]]);
     const scored = reply as string[];
     const beats: { readonly id: EndpointId; readonly heartbeat: number }[] = [];
-    for (let i = 0; i < scored.length; i += 2) beats.push({ id: scored[i] as EndpointId, heartbeat: Number(scored[i + 1]) });
+    for (let i = 0; i < scored.length; i += 2) {
+      beats.push({ id: scored[i] as EndpointId, heartbeat: time.toOwn(Number(scored[i + 1])) });
+    }
     const metas = await this.#send(beats.map(({ id }) => ["hgetall", this.#keys.meta(id)]));
     const records = beats.flatMap(({ id, heartbeat }, i) => {
       const fields = hashOf(metas[i]);
@@ -190,7 +200,9 @@ class RedisEndpointRegistry implements EndpointRegistry {
 
   async setLoad(loads: ReadonlyMap<EndpointId, EndpointLoad>): Promise<void> {
     if (loads.size === 0) return;
-    await this.#send([["hset", this.#keys.load, ...[...loads].flatMap(([endpoint, load]) => [endpoint, JSON.stringify(load)])]]);
+    const time = await this.#storeTime();
+    const fields = [...loads].flatMap(([endpoint, load]) => [endpoint, JSON.stringify({ ...load, at: time.toStore(load.at) })]);
+    await this.#send([["hset", this.#keys.load, ...fields]]);
   }
 
   async setInflight(routerId: string, inflight: ReadonlyMap<EndpointId, Inflight>, ttlMs: number): Promise<void> {
@@ -224,7 +236,8 @@ class RedisEndpointRegistry implements EndpointRegistry {
     const loads = new Map<EndpointId, EndpointLoad>();
     for (const [endpoint, text] of Object.entries(hashOf(loadFields))) {
       const load = loadFromText(text);
-      if (load !== null) loads.set(endpoint as EndpointId, load);
+      // Decisions wait for this one: it goes by what the last heartbeat has measured.
+      if (load !== null) loads.set(endpoint as EndpointId, { ...load, at: this.#time.toOwn(load.at) });
     }
     return { loads, inflight: sumInflight(inflightFields.map((fields) => inflightFromFields(hashOf(fields)))) };
   }
@@ -241,6 +254,22 @@ class RedisEndpointRegistry implements EndpointRegistry {
 
   async close(): Promise<void> {
     for (const stop of [...this.#stops]) stop();
+  }
+
+  /** Asks Redis what time it is, now and then. */
+  async #storeTime(): Promise<StoreTime> {
+    if (this.#time.isFresh) return this.#time;
+    this.#measuring ??= this.#time
+      .measure(async () => {
+        const [reply] = await this.#connection.send([["time"]]);
+        const [seconds, micros] = Array.isArray(reply) ? reply.map(Number) : [];
+        return seconds === undefined || micros === undefined ? null : seconds * 1_000 + Math.floor(micros / 1_000);
+      })
+      .finally(() => {
+        this.#measuring = null;
+      });
+    await this.#measuring;
+    return this.#time;
   }
 
   #instancesKey(role: InstanceRole): string {

@@ -1,14 +1,14 @@
 import type { RedisKeys } from "../index/redis-keys.ts";
 import type { RedisCommand, RedisConnection, RedisReply } from "../redis.ts";
 import { redisError } from "../redis-error.ts";
-import { noQuality, type QualityRecords, type RouterQuality } from "./quality-records.ts";
+import { noQuality, type QualityRecords, type RouterFinding, type RouterQuality } from "./quality-records.ts";
 
 export interface RedisQualityDeps {
   readonly connection: RedisConnection;
   readonly keys: Pick<RedisKeys, "quality">;
 }
 
-/** The records in Redis: a hash of numbers for each router, `<prefix>:quality:<router>`, which expires. Does not own its connection. */
+/** The records in Redis: a hash of numbers, and findings as JSON, for each router, `<prefix>:quality:<router>`, which expires. Does not own its connection. */
 export function createRedisQualityRecords({ connection, keys }: RedisQualityDeps): QualityRecords {
   async function send(commands: readonly RedisCommand[]): Promise<readonly RedisReply[]> {
     const replies = await connection.send(commands);
@@ -20,7 +20,11 @@ export function createRedisQualityRecords({ connection, keys }: RedisQualityDeps
     save: async (routerId, quality, ttlMs) => {
       const key = keys.quality(routerId);
       await send([
-        ["hset", key, ...Object.entries(quality).flat()],
+        [
+          "hset",
+          key,
+          ...Object.entries(quality).flatMap(([name, value]) => [name, typeof value === "number" ? value : JSON.stringify(value)]),
+        ],
         ["pexpire", key, Math.max(1, Math.ceil(ttlMs))],
       ]);
     },
@@ -44,5 +48,23 @@ function qualityOf(fields: Readonly<Record<string, string>>): RouterQuality | nu
     return Number.isFinite(value) ? value : 0;
   };
   const sums = Object.fromEntries(Object.keys(noQuality).map((name) => [name, numberOf(name)])) as typeof noQuality;
-  return { ...sums, since: numberOf("since"), at: numberOf("at") };
+  const findings = findingsOf(fields.findings);
+  return { ...sums, since: numberOf("since"), at: numberOf("at"), ...(findings.length === 0 ? {} : { findings }) };
+}
+
+function findingsOf(text: string | undefined): readonly RouterFinding[] {
+  if (text === undefined) return [];
+  let value: unknown = null;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    // Another release, or a hand that slipped: there are none.
+  }
+  return Array.isArray(value) ? value.filter(isFinding) : [];
+}
+
+function isFinding(value: unknown): value is RouterFinding {
+  if (typeof value !== "object" || value === null) return false;
+  const { pool, name, text } = value as Readonly<Record<string, unknown>>;
+  return typeof pool === "string" && typeof name === "string" && typeof text === "string";
 }

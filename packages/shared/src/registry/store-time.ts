@@ -1,0 +1,61 @@
+import type { Clock } from "../clock.ts";
+
+/** An answer of the store may come this much before the millisecond that it names is over, on either side. */
+const ROUNDING_MS = 1;
+/** The difference is measured again after this long. */
+const FRESH_MS = 5_000;
+/** A wall clock that has moved against the monotonic one by this much has been set. */
+const SET_MS = 100;
+
+/**
+ * The time of the store, as far as a process can know it: what several machines write and compare is told in it, so that the clock of one of them
+ * being wrong makes nobody look dead, or alive.
+ */
+export class StoreTime {
+  readonly #clock: Clock;
+  #skewMs = 0;
+  #measured: { readonly atMs: number; readonly wallMs: number } | null = null;
+
+  constructor(clock: Clock) {
+    this.#clock = clock;
+  }
+
+  /** The difference is known, and this clock has not been set since. */
+  get isFresh(): boolean {
+    const { monotonic, wall } = this.#read();
+    if (this.#measured === null || monotonic - this.#measured.atMs > FRESH_MS) return false;
+    return Math.abs(wall - monotonic - (this.#measured.wallMs - this.#measured.atMs)) < SET_MS;
+  }
+
+  /**
+   * Learns from one question: between being sent and being answered the store said what time it is. Of the differences that are possible then the
+   * one nearest to what was known is taken, so that slow answers change nothing and equal clocks stay equal.
+   *
+   * @param ask gives the store's time in ms since the epoch, null when it did not say
+   */
+  async measure(ask: () => Promise<number | null>): Promise<void> {
+    const sent = this.#read();
+    const storeMs = await ask();
+    if (storeMs === null) return;
+    const answered = this.#read();
+    // By the monotonic clock: the other one may be set meanwhile.
+    const sentAtWall = answered.wall - (answered.monotonic - sent.monotonic);
+    const [least, most] = [storeMs - answered.wall - ROUNDING_MS, storeMs - sentAtWall + ROUNDING_MS];
+    this.#skewMs = Math.round(Math.min(most, Math.max(least, this.#skewMs)));
+    this.#measured = { atMs: answered.monotonic, wallMs: answered.wall };
+  }
+
+  /** A time of this process, in ms since the epoch by its own clock, as the store has it. */
+  toStore(ownMs: number): number {
+    return ownMs + this.#skewMs;
+  }
+
+  /** A time of the store as this process has it. */
+  toOwn(storeMs: number): number {
+    return storeMs - this.#skewMs;
+  }
+
+  #read(): { readonly wall: number; readonly monotonic: number } {
+    return { wall: this.#clock.now(), monotonic: this.#clock.monotonic() };
+  }
+}
