@@ -1,3 +1,4 @@
+import { asksReplicas } from "@kvatlas/router/tokenization/asks-replicas";
 import { createModelEncoder } from "@kvatlas/router/tokenization/model-encoder";
 import { createRemoteEncoder } from "@kvatlas/router/tokenization/remote-encoder";
 import { TokenizerMetrics } from "@kvatlas/router/tokenization/tokenizer-metrics";
@@ -86,10 +87,33 @@ describe("prompts that replicas encode", () => {
   });
 });
 
+it("replicas that have no endpoints for prompts are not asked again for a while, one that does not know the model is", async () => {
+  const plain = await startUpstream(
+    (response) => void response.writeHead(404, { "content-type": "application/json" }).end('{"detail":"Not Found"}'),
+  );
+  const picky = await startUpstream((response) => {
+    response.writeHead(404, { "content-type": "application/json" }).end('{"error":{"message":"The model `x` does not exist."}}');
+  });
+  closers.push(
+    () => plain.kill(),
+    () => picky.kill(),
+  );
+  for (const [upstream, questions] of [
+    [plain, ["/v1/completions/render", "/tokenize"]],
+    [picky, ["/v1/completions/render", "/tokenize", "/tokenize"]],
+  ] as const) {
+    const encoder = remote([upstream.address]);
+    for (let i = 0; i < 2; i++) {
+      await expect(encoder.encode(requests[2] as PromptRequest)).rejects.toMatchObject({ code: "KVATLAS_TOKENIZER_UNAVAILABLE" });
+    }
+    expect(upstream.requests.map(({ url }) => url)).toEqual(questions);
+  }
+});
+
 describe("a tokenizer with source auto", () => {
-  function pool(tokenizerSection: object): PoolConfig {
+  function pool(tokenizerSection: object, prefixCache: object = {}): PoolConfig {
     const parsed = configSchema.parse({
-      pools: [{ name: "p", model, tokenizer: { threads: 1, engine: "javascript", ...tokenizerSection } }],
+      pools: [{ name: "p", model, tokenizer: { threads: 1, engine: "javascript", ...tokenizerSection }, prefixCache }],
     });
     return parsed.pools[0] as PoolConfig;
   }
@@ -97,6 +121,7 @@ describe("a tokenizer with source auto", () => {
   async function start(tokenizerSection: object, chatTemplate?: string) {
     const replica = await startReplica();
     const registry = createMetricsRegistry("router", { processMetrics: false });
+    const findings: string[] = [];
     const encoder = createModelEncoder(pool(tokenizerSection), {
       addresses: () => [replica.address],
       metrics: new TokenizerMetrics(registry),
@@ -104,6 +129,7 @@ describe("a tokenizer with source auto", () => {
       logger: silentLogger,
       random: () => 0,
       env: {},
+      onFinding: (text) => findings.push(text),
       ...(chatTemplate === undefined ? {} : { chatTemplate }),
     });
     if (encoder === null) throw new Error("no encoder");
@@ -112,27 +138,42 @@ describe("a tokenizer with source auto", () => {
       const found = (await registry.metrics()).split("\n").find((candidate) => candidate.startsWith(`${line} `));
       return found === undefined ? 0 : Number(found.slice(line.length + 1));
     };
-    return { encoder, metric };
+    return { encoder, metric, findings };
   }
 
   it("stays local while replicas agree", async () => {
-    const { encoder, metric } = await start({ path: directory });
+    const { encoder, metric, findings } = await start({ path: directory });
     await idsOf(encoder, requests[0] as PromptRequest);
     await expect.poll(() => metric('kvatlas_router_tokenizer_audits_total{pool="p",result="agree"}'), { timeout: 20_000 }).toBe(4);
     expect(await metric('kvatlas_router_tokenizer_source{pool="p",source="local"}')).toBe(1);
+    expect(findings).toEqual([]);
   });
 
   it("goes over to the replicas when they encode otherwise", async () => {
-    const { encoder, metric } = await start({ path: directory }, "{{ messages[0].content }}");
+    const { encoder, metric, findings } = await start({ path: directory }, "{{ messages[0].content }}");
     const [first] = requests as [PromptRequest];
     const mine = await idsOf(encoder, first);
     await expect.poll(() => metric('kvatlas_router_tokenizer_source{pool="p",source="remote"}'), { timeout: 20_000 }).toBe(1);
     expect(await metric('kvatlas_router_tokenizer_audits_total{pool="p",result="disagree"}')).toBe(1);
+    expect(findings).toEqual([expect.stringContaining("disagree: replicas encode the prompts of this pool")]);
     const local = createLocalPromptEncoder({ directory });
     const theirs = await idsOf(encoder, first);
     expect(theirs).not.toEqual(mine);
     expect(theirs).toEqual(await idsOf(local, first));
     await local.close();
+  });
+
+  it("asks the replicas where there is nothing to encode with, if the pool is precise", async () => {
+    const { encoder, metric } = await start({});
+    expect(await metric('kvatlas_router_tokenizer_source{pool="p",source="remote"}')).toBe(1);
+    const local = createLocalPromptEncoder({ directory });
+    for (const request of requests) expect(await idsOf(encoder, request)).toEqual(await idsOf(local, request));
+    await local.close();
+    expect(
+      [pool({}), pool({}, { mode: "estimated" }), pool({ source: "local" }), pool({ source: "remote" }, { mode: "estimated" })].map(
+        asksReplicas,
+      ),
+    ).toEqual([true, false, false, true]);
   });
 
   it("asks the replicas when the files cannot be loaded, and is ready", async () => {

@@ -13,7 +13,7 @@ export type CreateEncoder = (pool: PoolConfig, context: EncoderContext) => Promp
 
 /** Encoders as the pools' `tokenizer` sections ask for them. Nothing is loaded before the first call. */
 export async function createPoolEncoder(config: KvatlasConfig, logger: Logger): Promise<CreateEncoder> {
-  if (!config.pools.some(({ tokenizer }) => tokenizer.source === "remote" || hasTokenizerFiles(tokenizer))) return () => null;
+  if (!config.pools.some(({ tokenizer, prefixCache }) => tokenizer.source !== "none" && prefixCache.mode !== "off")) return () => null;
   const { createModelEncoder } = await import("@kvatlas/router/tokenization/model-encoder");
   return (pool, context) => {
     const chatTemplate = chatTemplateOf(pool);

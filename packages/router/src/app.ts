@@ -248,6 +248,7 @@ export function createRouter(deps: RouterDeps, config: KvatlasConfig, options: R
               addresses: () => readyAddresses(fleet.snapshot, pool.name),
               apiKey: () => access.credentials.apiKey,
               metrics: tokenizers,
+              onFinding: (text) => quality.found({ pool: pool.name, name: "tokenizer", text }),
             });
             encoders.set(pool.name, encoder);
             if (encoder?.ready === undefined) continue;

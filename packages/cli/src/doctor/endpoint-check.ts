@@ -1,4 +1,4 @@
-import { modeOfPool } from "@kvatlas/router/routing/decide";
+import { modeOfPool } from "@kvatlas/router/routing/mode-of-pool";
 import type { KvatlasConfig } from "@kvatlas/shared/config/schema";
 import type { EndpointRecord } from "@kvatlas/shared/registry/endpoint-registry";
 import { formatDuration } from "../table.ts";

@@ -1,3 +1,4 @@
+import { asksReplicas } from "@kvatlas/router/tokenization/asks-replicas";
 import type { PoolConfig } from "@kvatlas/shared/config/schema";
 import type { PromptEncoder } from "@kvatlas/shared/tokenization/prompt-encoder";
 import { hasTokenizerFiles } from "../pool-encoder.ts";
@@ -25,8 +26,9 @@ export interface TokenizerCheckDeps {
 
 /** Loads the pool's tokenizer and compares its token ids with what the engine's `/tokenize` says (vLLM 0.10 and later). */
 export async function checkTokenizer(pool: PoolConfig, deps: TokenizerCheckDeps): Promise<readonly Verdict[]> {
-  const { source } = pool.tokenizer;
-  if (source === "remote") return [skipped("tokenizer", pool.name, "replicas encode the prompts (tokenizer.source remote).")];
+  if (asksReplicas(pool)) {
+    return [skipped("tokenizer", pool.name, `replicas encode the prompts (tokenizer.source ${pool.tokenizer.source}).`)];
+  }
   if (!hasTokenizerFiles(pool.tokenizer)) {
     return [
       skipped(

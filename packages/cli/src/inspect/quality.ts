@@ -1,10 +1,8 @@
 import type { RouterQuality } from "@kvatlas/shared/registry/quality-records";
 import { formatDuration, formatTable } from "../table.ts";
 import type { Inspection } from "./inspection.ts";
+import { instanceTtlMs } from "./instance-ttl.ts";
 import type { InspectSource } from "./source.ts";
-
-/** Routers that have been silent for longer are shown no more; what they said expires about then. */
-const instanceTtlMs = 60_000;
 
 /** How well each router's decisions turned out: what it found, what it passed up, and what the engines said they found. */
 export async function inspectQuality({ registry, quality, nowMs, redisCli, keys }: InspectSource): Promise<Inspection> {

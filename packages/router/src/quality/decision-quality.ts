@@ -1,7 +1,7 @@
 import type { Clock } from "@kvatlas/shared/clock";
 import type { Component } from "@kvatlas/shared/lifecycle";
 import type { Logger } from "@kvatlas/shared/logger";
-import { noQuality, type QualityRecords, type RouterQuality } from "@kvatlas/shared/registry/quality-records";
+import { noQuality, type QualityRecords, type RouterFinding, type RouterQuality } from "@kvatlas/shared/registry/quality-records";
 import type { EndpointId } from "@kvatlas/shared/types";
 import type { Decision } from "../routing/decision.ts";
 
@@ -32,14 +32,16 @@ const saveIntervalMs = 2_000;
 /** A router that is gone is shown for this long. */
 const ttlMs = 60_000;
 
-/** Sums up how well decisions turn out, and tells it to whoever asks Redis. */
+/** Sums up how well decisions turn out, and tells it to whoever asks Redis, along with what is wrong. */
 export class DecisionQuality implements Component {
   readonly name = "decision-quality";
   readonly #deps: DecisionQualityDeps;
   readonly #routerId: string;
   readonly #since: number;
   readonly #sums = { ...noQuality } as { -readonly [Name in keyof typeof noQuality]: number };
+  readonly #findings = new Map<string, RouterFinding>();
   #isDirty = false;
+  #savedAt = Number.NEGATIVE_INFINITY;
   #isSaving = false;
   #timer: NodeJS.Timeout | null = null;
 
@@ -86,17 +88,28 @@ export class DecisionQuality implements Component {
     this.#deps.onPrediction({ predictedTokens, reportedTokens });
   }
 
+  /** Something is wrong with a pool, for as long as this router runs. */
+  found(finding: RouterFinding): void {
+    this.#findings.set(JSON.stringify([finding.pool, finding.name]), finding);
+    this.#isDirty = true;
+  }
+
   get summary(): RouterQuality {
-    return { since: this.#since, at: this.#deps.clock.now(), ...this.#sums };
+    const findings = this.#findings.size === 0 ? {} : { findings: [...this.#findings.values()] };
+    return { since: this.#since, at: this.#deps.clock.now(), ...this.#sums, ...findings };
   }
 
   async #save(): Promise<void> {
     const { records, logger } = this.#deps;
-    if (records === null || this.#isSaving || !this.#isDirty) return;
+    const now = this.#deps.clock.monotonic();
+    // Findings last without requests, too.
+    const isFading = this.#findings.size > 0 && now - this.#savedAt > ttlMs / 2;
+    if (records === null || this.#isSaving || !(this.#isDirty || isFading)) return;
     this.#isSaving = true;
     this.#isDirty = false;
     try {
       await records.save(this.#routerId, this.summary, ttlMs);
+      this.#savedAt = now;
     } catch (error) {
       this.#isDirty = true;
       logger.debug({ err: error }, "how decisions turn out cannot be told");

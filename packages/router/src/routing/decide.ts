@@ -1,5 +1,5 @@
 import type { Clock } from "@kvatlas/shared/clock";
-import type { PoolConfig, RouterConfig } from "@kvatlas/shared/config/schema";
+import type { RouterConfig } from "@kvatlas/shared/config/schema";
 import type { BlockIndex } from "@kvatlas/shared/index/block-index";
 import type { Logger } from "@kvatlas/shared/logger";
 import { MemoryRoutingHistory } from "@kvatlas/shared/routing-history/memory-routing-history";
@@ -15,6 +15,7 @@ import { Contest, type ContestDeps } from "./contest.ts";
 import type { Decision } from "./decision.ts";
 import { whyNone } from "./eligible.ts";
 import { LookupGate } from "./lookup-gate.ts";
+import { modeOfPool } from "./mode-of-pool.ts";
 import { EstimatedMode } from "./modes/estimated-mode.ts";
 import { createLoadMode } from "./modes/load-mode.ts";
 import { hasGivenUp, type Mode, type Ruling } from "./modes/mode.ts";
@@ -108,20 +109,6 @@ export class Decider {
       work.giveUp(outcome);
     }
     throw new HttpError(503, whyNone(work.input.route.endpoints), { retryAfterSeconds: 1 });
-  }
-}
-
-/** The mode that a pool's configuration names, whatever name it uses. */
-export function modeOfPool(pool: Pick<PoolConfig, "prefixCache">): "precise" | "estimated" | "off" {
-  switch (pool.prefixCache.mode) {
-    case "off":
-      return "off";
-    case "estimated":
-    case "estimate":
-    case "PREFIX_CACHE":
-      return "estimated";
-    default:
-      return "precise";
   }
 }
 

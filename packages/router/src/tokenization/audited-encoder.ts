@@ -15,6 +15,8 @@ export interface AuditedEncoderDeps {
   readonly onAudit?: (result: AuditResult) => void;
   /** Called with where prompts are encoded from now on. */
   readonly onSource?: (source: "local" | "remote") => void;
+  /** Called with why replicas encode from now on, and what to do about it. */
+  readonly onFinding?: (text: string) => void;
 }
 
 export interface AuditedEncoderOptions {
@@ -120,10 +122,9 @@ export class AuditedEncoder implements PromptEncoder {
     this.#source = "remote";
     this.#deps.onSource?.("remote");
     const { pool, model } = this.#options;
-    this.#deps.logger.error(
-      { pool, model, ...about },
-      `${why}: replicas encode the prompts of this pool until the router is restarted. Give the files of the served checkpoint, and its --chat-template as tokenizer.chatTemplate; kvatlas doctor compares them.`,
-    );
+    const finding = `${why}: replicas encode the prompts of this pool until the router is restarted. Give the files of the served checkpoint, and its --chat-template as tokenizer.chatTemplate; kvatlas doctor compares them.`;
+    this.#deps.logger.error({ pool, model, ...about }, finding);
+    this.#deps.onFinding?.(finding);
   }
 }
 

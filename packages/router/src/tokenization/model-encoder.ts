@@ -3,6 +3,7 @@ import type { PoolConfig } from "@kvatlas/shared/config/schema";
 import type { Logger } from "@kvatlas/shared/logger";
 import { obtainModelFiles } from "@kvatlas/shared/tokenization/model-files";
 import type { PromptEncoder } from "@kvatlas/shared/tokenization/prompt-encoder";
+import { asksReplicas } from "./asks-replicas.ts";
 import { AuditedEncoder } from "./audited-encoder.ts";
 import { createRemoteEncoder } from "./remote-encoder.ts";
 import { createThreadPromptEncoder } from "./thread-encoder.ts";
@@ -15,6 +16,8 @@ export interface EncoderContext {
   /** Sent to replicas; null: none. */
   readonly apiKey?: () => string | null;
   readonly metrics: TokenizerMetrics;
+  /** Told of what is wrong with the pool's tokenizer, for people. */
+  readonly onFinding?: (text: string) => void;
 }
 
 export interface ModelEncoderDeps extends EncoderContext {
@@ -31,17 +34,16 @@ export function createModelEncoder(pool: PoolConfig, deps: ModelEncoderDeps): Pr
   const { source, path, repository, auditSampleRate } = pool.tokenizer;
   const { metrics } = deps;
   const logger = deps.logger.child({ pool: pool.name });
-  const hasFiles = path !== null || repository !== null;
-  if (source === "none" || (!hasFiles && source !== "remote")) return null;
   const remote = (): PromptEncoder =>
     createRemoteEncoder(
       { addresses: deps.addresses, clock: deps.clock, ...(deps.apiKey === undefined ? {} : { apiKey: deps.apiKey }) },
       { maxQueue: pool.tokenizer.maxQueue },
     );
-  if (source === "remote") {
+  if (asksReplicas(pool)) {
     metrics.source(pool.name, "remote");
     return remote();
   }
+  if (source === "none" || (path === null && repository === null)) return null;
   const local = localEncoder(pool, { ...deps, logger });
   if (source === "local") {
     metrics.source(pool.name, "local");
@@ -55,6 +57,7 @@ export function createModelEncoder(pool: PoolConfig, deps: ModelEncoderDeps): Pr
       random: deps.random,
       onAudit: (result) => metrics.audited(pool.name, result),
       onSource: (now) => metrics.source(pool.name, now),
+      ...(deps.onFinding === undefined ? {} : { onFinding: deps.onFinding }),
     },
     { pool: pool.name, model: pool.model, sampleRate: auditSampleRate },
   );

@@ -24,9 +24,9 @@ export interface RemoteEncoderOptions {
   readonly timeoutMs?: number;
 }
 
-/** A replica that failed is not asked for this long, and one that has no render endpoints is asked again about them after the longer time. */
+/** A replica that failed is not asked for this long, and one that has no such endpoints is asked again about them after the longer time. */
 const AVOID_MS = 5_000;
-const RENDER_AGAIN_MS = 300_000;
+const ENDPOINTS_AGAIN_MS = 300_000;
 /** Replicas asked for one request. */
 const MAX_TRIES = 2;
 /** What an engine says when it has no such endpoint, or does not open it (vLLM 0.30 and on without --enable-scale-out). */
@@ -42,19 +42,21 @@ export function createRemoteEncoder(deps: RemoteEncoderDeps, options: RemoteEnco
   const queue = new AdmissionQueue({ concurrency, maxQueue });
   const avoidUntil = new Map<string, number>();
   const noRenderUntil = new Map<string, number>();
+  const noTokenizeUntil = new Map<string, number>();
   let turn = 0;
 
   const until = (times: Map<string, number>, address: string): boolean => (times.get(address) ?? 0) > deps.clock.monotonic();
 
   const choose = (): readonly string[] => {
     const known = [...new Set(deps.addresses())];
-    for (const times of [avoidUntil, noRenderUntil]) {
+    for (const times of [avoidUntil, noRenderUntil, noTokenizeUntil]) {
       for (const address of times.keys()) if (!known.includes(address)) times.delete(address);
     }
     turn = (turn + 1) % Math.max(1, known.length);
     const ordered = [...known.slice(turn), ...known.slice(0, turn)];
-    const good = ordered.filter((address) => !until(avoidUntil, address));
-    return (good.length === 0 ? ordered : good).slice(0, MAX_TRIES);
+    const able = ordered.filter((address) => !until(noTokenizeUntil, address));
+    const good = able.filter((address) => !until(avoidUntil, address));
+    return (good.length === 0 ? able : good).slice(0, MAX_TRIES);
   };
 
   const post = (address: string, path: string, body: string): ReturnType<PostJson> => {
@@ -68,10 +70,12 @@ export function createRemoteEncoder(deps: RemoteEncoderDeps, options: RemoteEnco
       const { status, json } = await post(address, path, request.bodyText);
       if (status === 200) return promptsOfRender(json);
       if (!noEndpoint.has(status)) throw refusal(address, path, status, json);
-      noRenderUntil.set(address, deps.clock.monotonic() + RENDER_AGAIN_MS);
+      noRenderUntil.set(address, deps.clock.monotonic() + ENDPOINTS_AGAIN_MS);
     }
     const { status, json } = await post(address, "/tokenize", tokenizeBody(request));
     if (status === 200) return promptsOfTokenize(json);
+    // An engine that has the endpoint and does not know the model answers 404, too, in its own words.
+    if (noEndpoint.has(status) && messageOf(json) === "") noTokenizeUntil.set(address, deps.clock.monotonic() + ENDPOINTS_AGAIN_MS);
     throw refusal(address, "/tokenize", status, json);
   };
 

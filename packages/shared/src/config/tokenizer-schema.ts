@@ -7,7 +7,7 @@ export const tokenizerSchema = z.strictObject({
     .enum(["auto", "local", "remote", "none"])
     .default("auto")
     .describe(
-      "local: here, from path or repository. remote: the replicas are asked (render endpoints, else /tokenize). auto: local when path or repository is given, compared with the replicas in the background; what they encode otherwise, or what cannot be encoded here, they are asked for. none: only requests that carry token ids are routed by prefix.",
+      "local: here, from path or repository. remote: the replicas are asked (render endpoints, else /tokenize). auto: local when path or repository is given, compared with the replicas in the background; what they encode otherwise, or what cannot be encoded here, they are asked for. Without either, in a precise pool, they are asked for everything. none: only requests that carry token ids are routed by prefix.",
     ),
   path: z
     .string()
