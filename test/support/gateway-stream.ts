@@ -9,8 +9,13 @@ export class TestGateway {
   readonly #client: Client;
   readonly #streams = new Set<GatewayStream>();
 
-  constructor(address: string, channel: ChannelCredentials = credentials.createInsecure()) {
-    this.#client = new Client(address, channel, { "grpc.max_receive_message_length": -1, "grpc.max_send_message_length": -1 });
+  /** @param name - that the certificate has to be for */
+  constructor(address: string, channel: ChannelCredentials = credentials.createInsecure(), name?: string) {
+    this.#client = new Client(address, channel, {
+      "grpc.max_receive_message_length": -1,
+      "grpc.max_send_message_length": -1,
+      ...(name === undefined ? {} : { "grpc.ssl_target_name_override": name }),
+    });
   }
 
   open(): GatewayStream {

@@ -1,5 +1,6 @@
 import { createPrivateKey, X509Certificate } from "node:crypto";
 import { readFileSync, unwatchFile, watchFile } from "node:fs";
+import { createSecureContext } from "node:tls";
 import { KvatlasError } from "@kvatlas/shared/errors";
 import type { Logger } from "@kvatlas/shared/logger";
 import type { KeyPair } from "./self-signed.ts";
@@ -12,7 +13,8 @@ export interface CertificateFilesOptions {
 }
 
 /**
- * Certificate and key that are read again when either file changes. They count only together: while one has been replaced and the other has not, what was
+ * Certificate and key that are read again when either file changes. What is looked at are the paths, not the files behind them: a mounted Secret is renewed by
+ * a link to another folder. The two count only together, and whole: while one has been replaced and the other has not, or half of one has been written, what was
  * read before stays in force.
  */
 export class CertificateFiles {
@@ -25,7 +27,7 @@ export class CertificateFiles {
     this.#logger = logger;
   }
 
-  /** @throws KVATLAS_CONFIG_INVALID a file cannot be read, or the two do not belong together */
+  /** @throws KVATLAS_CONFIG_INVALID a file cannot be read, or the two cannot be used together */
   read(): KeyPair {
     const { certFile, keyFile } = this.#options;
     try {
@@ -33,6 +35,8 @@ export class CertificateFiles {
       if (!new X509Certificate(pair.certificate).checkPrivateKey(createPrivateKey(pair.key))) {
         throw new Error("the key is not that of the certificate");
       }
+      // All of the chain, as a server reads it.
+      createSecureContext({ cert: pair.certificate, key: pair.key });
       return pair;
     } catch (error) {
       const why = error instanceof Error ? error.message : String(error);
@@ -42,16 +46,13 @@ export class CertificateFiles {
     }
   }
 
-  /** Calls `onRead` after each change that can be used. */
-  watch(onRead: (pair: KeyPair) => void): void {
+  /** Calls `onRead` after each change: with what can be used now, or null where nothing can. */
+  watch(onRead: (pair: KeyPair | null) => void): void {
     const { certFile, keyFile, intervalMs = 1_000 } = this.#options;
     this.#onChange = () => {
-      try {
-        onRead(this.read());
-        this.#logger.info({ certFile }, "certificate read again");
-      } catch (error) {
-        this.#logger.warn({ certFile, err: error }, "changed certificate cannot be used yet: the one before stays in force");
-      }
+      const pair = this.#readAgain();
+      onRead(pair);
+      if (pair !== null) this.#logger.info({ certFile, expires: expiryOf(pair).toISOString() }, "certificate read again");
     };
     for (const path of [certFile, keyFile]) watchFile(path, { interval: intervalMs, persistent: false }, this.#onChange);
   }
@@ -60,4 +61,21 @@ export class CertificateFiles {
     if (this.#onChange === null) return;
     for (const path of [this.#options.certFile, this.#options.keyFile]) unwatchFile(path, this.#onChange);
   }
+
+  #readAgain(): KeyPair | null {
+    try {
+      return this.read();
+    } catch (error) {
+      this.#logger.warn(
+        { certFile: this.#options.certFile, err: error },
+        "changed certificate cannot be used: the one before stays in force",
+      );
+      return null;
+    }
+  }
+}
+
+/** Until when the certificate is valid; of a chain, the first one. */
+export function expiryOf({ certificate }: KeyPair): Date {
+  return new Date(new X509Certificate(certificate).validTo);
 }

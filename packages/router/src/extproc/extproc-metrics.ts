@@ -6,6 +6,8 @@ export class ExtProcMetrics {
   readonly #streams: Counter<"body_mode">;
   readonly #refused: Counter<"status">;
   readonly #servedElsewhere: Counter<"known">;
+  readonly #certificateExpiry: Gauge<"source">;
+  readonly #certificateChanges: Counter<"result">;
 
   constructor(registry: Registry, openStreams: () => number) {
     const registers = [registry];
@@ -27,6 +29,18 @@ export class ExtProcMetrics {
       labelNames: ["known"],
       registers,
     });
+    this.#certificateExpiry = new Gauge({
+      name: "kvatlas_extproc_certificate_expiry_timestamp_seconds",
+      help: "When the certificate in force expires, in seconds since the epoch, by where it is from: self-signed, files.",
+      labelNames: ["source"],
+      registers,
+    });
+    this.#certificateChanges = new Counter({
+      name: "kvatlas_extproc_certificate_changes_total",
+      help: "Changes of the certificate's files, by result: used, or refused (the one before stays in force).",
+      labelNames: ["result"],
+      registers,
+    });
     new Gauge({
       name: "kvatlas_extproc_open_streams",
       help: "Requests that gateways ask about at the moment, up to the end of their answers.",
@@ -43,6 +57,14 @@ export class ExtProcMetrics {
 
   refused(status: number): void {
     this.#refused.inc({ status });
+  }
+
+  certificateInForce(source: "self-signed" | "files", expires: Date): void {
+    this.#certificateExpiry.set({ source }, expires.getTime() / 1_000);
+  }
+
+  certificateChanged(isUsed: boolean): void {
+    this.#certificateChanges.inc({ result: isUsed ? "used" : "refused" });
   }
 
   servedElsewhere(isKnown: boolean): void {

@@ -5,7 +5,7 @@ import { KvatlasError } from "@kvatlas/shared/errors";
 import type { Component } from "@kvatlas/shared/lifecycle";
 import { formatHostPort, parseHostPort } from "@kvatlas/shared/listen";
 import type { Logger } from "@kvatlas/shared/logger";
-import { CertificateFiles } from "./certificate-files.ts";
+import { CertificateFiles, expiryOf } from "./certificate-files.ts";
 import { Exchange, type ExchangeDeps } from "./exchange.ts";
 import { healthHandlers } from "./health.ts";
 import type { ProcessingRequest, ProcessingResponse } from "./messages.ts";
@@ -89,7 +89,8 @@ export class ExtProcServer implements Component {
     this.#files?.close();
     const [server, health] = this.#servers;
     if (server !== undefined) {
-      const delayMs = Math.min(extProc.drainDelayMs, drainTimeoutMs / 2);
+      // Nobody has to notice the end of a server that could not begin.
+      const delayMs = this.#address === null ? 0 : Math.min(extProc.drainDelayMs, drainTimeoutMs / 2);
       if (delayMs > 0) await new Promise((resolve) => setTimeout(resolve, delayMs));
       await shutDown(server, drainTimeoutMs - delayMs, () =>
         this.#deps.logger.warn({ openStreams: this.#open }, "gateway streams still open at the end of the drain are cut"),
@@ -138,13 +139,25 @@ export class ExtProcServer implements Component {
   async #credentials(): Promise<ServerCredentials> {
     const { mode, certFile, keyFile } = this.#config.extProc.tls;
     if (mode === "off") return ServerCredentials.createInsecure();
-    if (mode === "self-signed") return new ReplaceableCredentials(makeSelfSigned(this.#deps.clock.now()));
+    const { extProcMetrics } = this.#deps.exchange;
+    if (mode === "self-signed") {
+      const pair = makeSelfSigned(this.#deps.clock.now());
+      extProcMetrics.certificateInForce(mode, expiryOf(pair));
+      return new ReplaceableCredentials(pair);
+    }
     if (certFile === null || keyFile === null) {
       throw new KvatlasError("KVATLAS_CONFIG_INVALID", "router.extProc.tls: mode files needs certFile and keyFile.");
     }
     this.#files = new CertificateFiles({ certFile, keyFile }, this.#deps.logger);
-    const credentials = new ReplaceableCredentials(this.#files.read());
-    this.#files.watch((pair) => credentials.replace(pair));
+    const pair = this.#files.read();
+    extProcMetrics.certificateInForce(mode, expiryOf(pair));
+    const credentials = new ReplaceableCredentials(pair);
+    this.#files.watch((renewed) => {
+      extProcMetrics.certificateChanged(renewed !== null);
+      if (renewed === null) return;
+      credentials.replace(renewed);
+      extProcMetrics.certificateInForce(mode, expiryOf(renewed));
+    });
     return credentials;
   }
 }
