@@ -163,6 +163,9 @@ describe("threads that end before they are ready", () => {
     await encoder.ready;
     expect(counts).toEqual({ lost: 0, ended: 3 });
     await encoder.close();
+    // Threads that are closed have not ended by themselves.
+    expect(counts).toEqual({ lost: 0, ended: 3 });
+    expect(threads).toHaveLength(4);
   });
 
   it("are replaced when they are replacements, and what waits for them is answered", async () => {

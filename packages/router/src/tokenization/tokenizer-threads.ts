@@ -34,6 +34,7 @@ export class TokenizerThreads {
   readonly #threads: number;
   readonly #pool: Piscina<TokenizerTask, TokenizerAnswer>;
   #endedInARow = 0;
+  #isClosing = false;
   #closing: Promise<void> | null = null;
 
   constructor(deps: TokenizerThreadsDeps, { threads, tasksPerThread, encoder }: TokenizerThreadsOptions) {
@@ -66,7 +67,7 @@ export class TokenizerThreads {
 
   /** @throws KVATLAS_TOKENIZER_UNAVAILABLE the thread ended; or what the encoder throws */
   async run(task: TokenizerTask): Promise<Prompts> {
-    if (this.#closing !== null) throw ended("the tokenizer's threads are closed");
+    if (this.#isClosing) throw ended("the tokenizer's threads are closed");
     let answer: TokenizerAnswer;
     try {
       answer = await this.#pool.run(task);
@@ -79,13 +80,15 @@ export class TokenizerThreads {
 
   /** What threads are at is lost. */
   close(): Promise<void> {
+    // Before the pool ends its threads and says so.
+    this.#isClosing = true;
     this.#closing ??= this.#pool.destroy();
     return this.#closing;
   }
 
   async #loadOne(): Promise<void> {
     for (;;) {
-      if (this.#closing !== null) throw ended("tokenizer threads end before they have loaded");
+      if (this.#isClosing) throw ended("tokenizer threads end before they have loaded");
       let answer: TokenizerAnswer;
       try {
         answer = await this.#pool.run({ kind: "load" });
@@ -100,7 +103,7 @@ export class TokenizerThreads {
   }
 
   #ended(): void {
-    if (this.#closing !== null) return;
+    if (this.#isClosing) return;
     this.#deps.onThreadEnded();
     this.#endedInARow += 1;
     if (this.#endedInARow > this.#threads + maxEndedInARow) {
