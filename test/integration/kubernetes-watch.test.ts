@@ -345,6 +345,31 @@ describe("an InferencePool", () => {
     await eventually(async () => expect((await record())?.prefixCache?.mode).toBe("estimated"));
   });
 
+  it("names the objects, and the rules of them, that cannot be applied", async () => {
+    const rewrites = "llm-d.ai/v1alpha2/inferencemodelrewrites";
+    api.install(rewrites);
+    api.install(models);
+    api.put(poolResource, inferencePool("qwen", [8000]));
+    const rules = [
+      { matches: [{ model: { type: "Exact", value: "a" } }], targets: [{ modelRewrite: "b" }] },
+      { targets: [{ modelRewrite: "c" }] },
+    ];
+    api.put(rewrites, { metadata: { name: "canary" }, spec: { poolRef: { name: "qwen" }, rules } });
+    api.put(rewrites, { metadata: { name: "lost" }, spec: { rules } });
+    api.put(models, { metadata: { name: "m" }, spec: { poolRef: { name: "qwen" }, modelName: "a" } });
+    await discover(byPool);
+    await eventually(async () =>
+      expect(await record()).toMatchObject({
+        models: [{ name: "a", targets: [{ model: "b", weight: 1 }], from: "InferenceModelRewrite canary" }],
+        problems: [
+          "InferenceModelRewrite canary: rule 1 is for every model name, which is not supported; name them.",
+          'InferenceModel m: "a" is said by InferenceModelRewrite canary already, which counts.',
+          "InferenceModelRewrite lost: it names no pool (spec.poolRef.name); it is not applied.",
+        ],
+      }),
+    );
+  });
+
   it("has the priorities and names of models of its own namespace's objects", async () => {
     api.install(objectives);
     api.install(models);

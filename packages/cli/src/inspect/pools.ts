@@ -12,7 +12,8 @@ export async function inspectPools({ pools, config, nowMs, redisCli, keys }: Ins
     return { pool: name, configured: configured !== null, settings: settingsOf(configured, record), discovered: record };
   });
   const problems = rows.flatMap(({ pool, discovered }) => (discovered?.problems ?? []).map((problem) => `${pool}: ${problem}\n`));
-  const said = rows.flatMap(({ pool, discovered }) => (discovered === null ? [] : saidOf(pool, discovered)));
+  const ownNames = new Set(config.router.models.map(({ name }) => name));
+  const said = rows.flatMap(({ pool, discovered }) => (discovered === null ? [] : saidOf(pool, discovered, ownNames)));
   return {
     json: { discoveredBy: leader, pools: rows },
     text:
@@ -65,8 +66,8 @@ function targetTable(rows: readonly { readonly pool: string; readonly discovered
   return `\n${table}`;
 }
 
-/** Objects beside the pool, a line each. */
-function saidOf(pool: string, { prefixCache, objectives, models }: PoolRecord): readonly string[] {
+/** Objects beside the pool, a line each. @param ownNames - names of models that the configuration has itself, which wins */
+function saidOf(pool: string, { prefixCache, objectives, models }: PoolRecord, ownNames: ReadonlySet<string>): readonly string[] {
   const tracking =
     prefixCache === null
       ? []
@@ -78,7 +79,7 @@ function saidOf(pool: string, { prefixCache, objectives, models }: PoolRecord): 
     ...objectives.map(({ name, priority }) => `${pool}: InferenceObjective ${name}: priority ${priority}\n`),
     ...models.map(
       ({ name, targets, criticality, from }) =>
-        `${pool}: ${from}: ${name} -> ${targets.map(({ model, weight }) => `${model} (${weight})`).join(", ")}, ${criticality}\n`,
+        `${pool}: ${from}: ${name} -> ${targets.map(({ model, weight }) => `${model} (${weight})`).join(", ")}, ${criticality}${ownNames.has(name) ? "; not applied: router.models has this name" : ""}\n`,
     ),
   ];
 }

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { readModel, readObjective, readPolicy, readPoolAlpha, readPoolV1, readRewrite } from "./inference-objects.ts";
+import { readObjective, readPolicy, readPoolAlpha, readPoolV1 } from "./inference-objects.ts";
 import { trackingOf } from "./namespace-objects.ts";
 
 const metadata = { name: "x", namespace: "ns", uid: "u", creationTimestamp: "2026-01-01T00:00:00Z" };
@@ -99,44 +99,11 @@ describe("how prefixes are tracked", () => {
   });
 });
 
-describe("objects about requests", () => {
-  it("priority, 0 when it is left out", () => {
+describe("an objective", () => {
+  it("has a priority, 0 when it is left out", () => {
     expect(readObjective({ metadata, spec: { poolRef, priority: -5 } })).toEqual({ name: "x", pool: "qwen", priority: -5 });
     expect(readObjective({ metadata, spec: { poolRef } })?.priority).toBe(0);
-    expect(readObjective({ metadata, spec: {} })).toBeNull();
-  });
-
-  it("rewrites: every name that matches, targets with weights", () => {
-    const rules = [
-      {
-        matches: [{ model: { type: "Exact", value: "a" } }, { model: { value: "b" } }],
-        targets: [
-          { modelRewrite: "c", weight: 3 },
-          { modelRewrite: "d", weight: 1 },
-        ],
-      },
-      { targets: [{ modelRewrite: "e" }] },
-    ];
-    const read = readRewrite({ metadata, spec: { poolRef, rules } });
-    const targets = [
-      { model: "c", weight: 3 },
-      { model: "d", weight: 1 },
-    ];
-    expect(read?.models).toEqual([
-      { name: "a", targets, criticality: "standard" },
-      { name: "b", targets, criticality: "standard" },
-    ]);
-    expect(read?.problems).toEqual([expect.stringContaining("rule 1")]);
-  });
-
-  it("models: criticality, and themselves as their target", () => {
-    expect(readModel({ metadata, spec: { poolRef, modelName: "m", criticality: "Critical" } })?.models).toEqual([
-      { name: "m", targets: [{ model: "m", weight: 1 }], criticality: "critical" },
-    ]);
-    const targetModels = [
-      { name: "m-v1", weight: 50 },
-      { name: "m-v2", weight: 50 },
-    ];
-    expect(readModel({ metadata, spec: { poolRef, modelName: "m", targetModels } })?.models[0]?.targets).toHaveLength(2);
+    expect(readObjective({ metadata, spec: {} })?.pool).toBe("");
+    expect(readObjective({ metadata: { ...metadata, deletionTimestamp: "2026-01-01T00:00:00Z" }, spec: { poolRef } })).toBeNull();
   });
 });

@@ -1,4 +1,3 @@
-import type { PoolRecord } from "@kvatlas/shared/registry/pool-record";
 import { integerAt, listAt, textAt, valueAt } from "./json-path.ts";
 import { portNumbers } from "./pod-targets.ts";
 
@@ -62,8 +61,9 @@ function readPool(object: unknown, { labels, targetPorts, picker, pickerPort }: 
 }
 
 /** One of the objects that name the pool they are for. */
-interface ForPool {
+export interface ForPool {
   readonly name: string;
+  /** Empty where it names none. */
   readonly pool: string;
 }
 
@@ -103,67 +103,9 @@ export function readObjective(object: unknown): ObjectiveFacts | null {
   return about === null ? null : { ...about, priority: integerAt(object, "spec", "priority") ?? 0 };
 }
 
-type ModelEntry = PoolRecord["models"][number];
-
-export interface ModelFacts extends ForPool {
-  /** RFC 3339 */
-  readonly createdAt: string;
-  readonly models: readonly Omit<ModelEntry, "from">[];
-  /** Parts that cannot be done, a sentence each. */
-  readonly problems: readonly string[];
-}
-
-/** InferenceModelRewrite: names of models in requests, and what they become. */
-export function readRewrite(object: unknown): ModelFacts | null {
-  const about = readForPool(object);
-  if (about === null) return null;
-  const models: Omit<ModelEntry, "from">[] = [];
-  const problems: string[] = [];
-  for (const [i, rule] of listAt(object, "spec", "rules").entries()) {
-    const targets = weighted(listAt(rule, "targets"), "modelRewrite");
-    const names = listAt(rule, "matches").map((match) => textAt(match, "model", "value"));
-    if (names.length === 0)
-      problems.push(`InferenceModelRewrite ${about.name}: rule ${i} is for every model name, which is not supported; name them.`);
-    if (targets.length > 0) for (const name of names) if (name !== null) models.push({ name, targets, criticality: "standard" });
-  }
-  return { ...about, createdAt: createdAt(object), models, problems };
-}
-
-/** InferenceModel (v1alpha1 and v1alpha2, superseded by the two above): a name, its targets, how critical it is. */
-export function readModel(object: unknown): ModelFacts | null {
-  const about = readForPool(object);
-  const name = textAt(object, "spec", "modelName");
-  if (about === null || name === null) return null;
-  const targets = weighted(listAt(object, "spec", "targetModels"), "name");
-  const said = (textAt(object, "spec", "criticality") ?? "").toLowerCase();
-  const criticality = said === "critical" || said === "sheddable" ? said : "standard";
-  return {
-    ...about,
-    createdAt: createdAt(object),
-    models: [{ name, targets: targets.length > 0 ? targets : [{ model: name, weight: 1 }], criticality }],
-    problems: [],
-  };
-}
-
-function weighted(targets: readonly unknown[], field: string): ModelEntry["targets"] {
-  const read = targets.flatMap((target) => {
-    const model = textAt(target, field);
-    return model === null ? [] : [{ model, weight: Math.min(1_000_000, Math.max(0, integerAt(target, "weight") ?? 1)) }];
-  });
-  return read.some(({ weight }) => weight > 0) ? read : [];
-}
-
-function readForPool(object: unknown): ForPool | null {
+/** Null for what has no name, or is on its way out. */
+export function readForPool(object: unknown): ForPool | null {
   const name = textAt(object, "metadata", "name");
-  const pool = textAt(object, "spec", "poolRef", "name");
-  return name === null || pool === null || valueAt(object, "metadata", "deletionTimestamp") !== undefined ? null : { name, pool };
-}
-
-function createdAt(object: unknown): string {
-  return textAt(object, "metadata", "creationTimestamp") ?? "";
-}
-
-/** Order of objects that say something about the same: the oldest first, then by name. */
-export function byAge(a: ModelFacts, b: ModelFacts): number {
-  return a.createdAt === b.createdAt ? (a.name < b.name ? -1 : 1) : a.createdAt < b.createdAt ? -1 : 1;
+  if (name === null || valueAt(object, "metadata", "deletionTimestamp") !== undefined) return null;
+  return { name, pool: textAt(object, "spec", "poolRef", "name") ?? "" };
 }

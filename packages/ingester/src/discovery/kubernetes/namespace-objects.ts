@@ -1,15 +1,6 @@
 import type { PoolRecord } from "@kvatlas/shared/registry/pool-record";
-import {
-  byAge,
-  type ModelFacts,
-  type ObjectiveFacts,
-  type PolicyFacts,
-  type PoolFacts,
-  readModel,
-  readObjective,
-  readPolicy,
-  readRewrite,
-} from "./inference-objects.ts";
+import { type ForPool, type ObjectiveFacts, type PolicyFacts, type PoolFacts, readObjective, readPolicy } from "./inference-objects.ts";
+import { byAge, type ModelFacts, modelsOf, readModel, readRewrite } from "./model-objects.ts";
 import { modelKinds, objectiveKinds, policyKind, type ResourceKind, rewriteKinds } from "./resource-kinds.ts";
 import { ResourceWatch, type ResourceWatchDeps, type WatchTiming } from "./resource-watch.ts";
 
@@ -48,8 +39,8 @@ export class NamespaceObjects {
   /** Everything about one pool. */
   about(pool: PoolFacts): Pick<PoolRecord, "prefixCache" | "objectives" | "models"> & { readonly problems: readonly string[] } {
     const isMine = ({ pool: name }: { readonly pool: string }) => name === pool.name;
-    const rewrites = valuesOf(this.#rewrites).filter(isMine).sort(byAge);
-    const models = valuesOf(this.#models).filter(isMine).sort(byAge);
+    // A rewrite is the newer way of saying the same.
+    const named = modelsOf([...valuesOf(this.#rewrites).filter(isMine).sort(byAge), ...valuesOf(this.#models).filter(isMine).sort(byAge)]);
     const policies = [...this.#policies.items.values()].filter(isMine).sort((a, b) => (a.name < b.name ? -1 : 1));
     const { prefixCache, problems } = trackingOf(pool, policies);
     const objectives = new Map(
@@ -60,9 +51,23 @@ export class NamespaceObjects {
     return {
       prefixCache,
       objectives: [...objectives].map(([name, priority]) => ({ name, priority })).sort((a, b) => (a.name < b.name ? -1 : 1)),
-      models: [...named("InferenceModelRewrite", rewrites), ...named("InferenceModel", models)].filter(isFirst()),
-      problems: [...problems, ...rewrites.flatMap((rewrite) => rewrite.problems)],
+      models: named.models,
+      problems: [...problems, ...named.problems, ...this.#strays()],
     };
+  }
+
+  /** Objects that belong to no pool, which every pool of the namespace is told of. */
+  #strays(): readonly string[] {
+    const stray = (kind: string, objects: readonly ForPool[]) =>
+      objects
+        .filter(({ pool }) => pool === "")
+        .map(({ name }) => `${kind} ${name}: it names no pool (spec.poolRef.name); it is not applied.`);
+    return [
+      ...stray("InferenceTrafficPolicy", valuesOf([this.#policies])),
+      ...stray("InferenceObjective", valuesOf(this.#objectives)),
+      ...stray("InferenceModelRewrite", valuesOf(this.#rewrites)),
+      ...stray("InferenceModel", valuesOf(this.#models)),
+    ];
   }
 
   #all(): readonly ResourceWatch<unknown>[] {
@@ -115,13 +120,4 @@ function modeOf(text: string): "precise" | "estimated" | null {
 
 function valuesOf<T>(watches: readonly ResourceWatch<T>[]): T[] {
   return watches.flatMap((watch) => [...watch.items.values()]);
-}
-
-function named(kind: string, objects: readonly ModelFacts[]): PoolRecord["models"] {
-  return objects.flatMap(({ name, models }) => models.map((model) => ({ ...model, from: `${kind} ${name}` })));
-}
-
-function isFirst(): (model: { readonly name: string }) => boolean {
-  const seen = new Set<string>();
-  return ({ name }) => !seen.has(name) && Boolean(seen.add(name));
 }
