@@ -16,6 +16,7 @@ describe("the code of an error", () => {
       "ERR Error running script (call to f_6b1bf486c81ceb7edf3c093f4c48582e38c0e791): @user_script:1: @user_script: 1: -OOM command not allowed when used memory > 'maxmemory'.",
       "OOM",
     ],
+    ["-OOM command not allowed when used memory > 'maxmemory'.", "OOM"],
     [
       "ERR The user executing the script can't access at least one of the keys mentioned in the command arguments script: 4a15, on @user_script:1.",
       "NOPERM",

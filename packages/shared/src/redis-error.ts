@@ -73,12 +73,13 @@ export function redisErrorCode(error: unknown): RedisErrorCode {
 }
 
 /**
- * Redis before 7 says in the words of the script that a command in it has failed: `ERR Error running script (...): ... -OOM command not allowed`.
+ * Redis before 7 says in the words of the script that a command in it has failed: `ERR Error running script (...): ... -OOM command not allowed`, and
+ * `-OOM command not allowed` where the script has caught it and answers with it.
  * Redis 7 and Valkey say in words of their own that a command in a script is not permitted.
  */
 function innerErrorOf(message: string): string {
   if (/^ERR (The user executing the script can't|ACL failure in script)/.test(message)) return `NOPERM ${message}`;
-  return /^ERR Error running script .*? -?([A-Z]{2,} .*)$/s.exec(message)?.[1] ?? message;
+  return /^(?:ERR Error running script .*? )?-?([A-Z]{2,} .*)$/s.exec(message)?.[1] ?? message;
 }
 
 /** True for the answer of a Redis that does not know a script (restarted, failed over, flushed). */

@@ -1,14 +1,15 @@
 import type { KvatlasConfig } from "@kvatlas/shared/config/schema";
 import { createLogger, type Logger, silentLogger } from "@kvatlas/shared/logger";
 import { createRedisConnection } from "@kvatlas/shared/redis";
-import { parseRedisInfo } from "@kvatlas/shared/redis-info";
 import { hasRedis } from "@kvatlas/shared/redis-topology";
 import type { EndpointRecord } from "@kvatlas/shared/registry/endpoint-registry";
 import { createBackends } from "../backends.ts";
 import type { Command } from "../command.ts";
 import { configOption, readConfig } from "../config-file.ts";
 import { checkFleet } from "../doctor/endpoint-check.ts";
-import { checkRedisInfo } from "../doctor/redis-check.ts";
+import { checkIndexMemory } from "../doctor/index-memory-check.ts";
+import { checkRedisServers } from "../doctor/redis-check.ts";
+import { askRedisServers } from "../doctor/redis-servers.ts";
 import { ok, problem, skipped, type Verdict } from "../doctor/verdict.ts";
 import { localEncoderOptions } from "../pool-encoder.ts";
 import { redisCliLine } from "../redis-cli.ts";
@@ -18,6 +19,8 @@ const redisTimeoutMs = 3_000;
 const engineTimeoutMs = 3_000;
 /** Instances whose last beat is older are gone; several beats of the default. */
 const instanceTtlMs = 10_000;
+/** Looked at to tell how much the index takes: a second of Redis' time in the background. */
+const maxCensusKeys = 20_000;
 
 export const doctorCommand: Command = {
   name: "doctor",
@@ -77,19 +80,23 @@ async function checkRedis(
       const unreachable = `Redis has not answered for ${redisTimeoutMs / 1_000} s. Is redis.url right, is it running, do user and password fit? Try: ${redisCliLine(redis, "PING")}`;
       return { verdicts: [problem("redis", "", unreachable)], endpoints: [] };
     }
-    const [info] = await connection.send([["INFO"]]);
-    const infoVerdicts =
-      typeof info === "string"
-        ? checkRedisInfo(parseRedisInfo(info))
-        : [skipped("redis", "", "the user may not run INFO, so version, eviction policy and memory are unknown.")];
-    const { registry } = backends.open("background");
+    const servers = await askRedisServers(redis, connection, logger, redisTimeoutMs);
+    const { registry, index } = backends.open("background");
     const nowMs = Date.now();
-    const [endpoints, ingesters, routers] = await Promise.all([
+    const [endpoints, ingesters, routers, scopes, { loads }, census] = await Promise.all([
       registry.endpoints(),
       registry.instances("ingester", nowMs, instanceTtlMs),
       registry.instances("router", nowMs, instanceTtlMs),
+      registry.scopes(),
+      registry.readLoad([]),
+      index.census(maxCensusKeys),
     ]);
-    return { verdicts: [...infoVerdicts, ...checkFleet(config, { endpoints, ingesters, routers, nowMs })], endpoints };
+    const verdicts = [
+      ...checkRedisServers(servers),
+      checkIndexMemory({ servers, census, endpoints, loads, scopes }),
+      ...checkFleet(config, { endpoints, ingesters, routers, nowMs }),
+    ];
+    return { verdicts, endpoints };
   } catch (error) {
     return { verdicts: [problem("redis", "", error instanceof Error ? error.message : String(error))], endpoints: [] };
   } finally {
