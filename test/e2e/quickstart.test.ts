@@ -13,7 +13,11 @@ interface QuickstartResult {
     readonly matchedTokens: number;
     readonly cachedTokens: number;
   }[];
-  readonly comparison: { readonly rounds: readonly { readonly endpoint: string; readonly cachedTokens: number }[] } | null;
+  readonly comparisons: readonly {
+    readonly mode: string;
+    readonly ok: boolean;
+    readonly rounds: readonly { readonly endpoint: string; readonly matchedTokens: number; readonly cachedTokens: number }[];
+  }[];
   readonly replicas: readonly string[];
   readonly redisCli: string | null;
 }
@@ -44,14 +48,30 @@ describe("kvatlas quickstart --once --json", { timeout: 180_000 }, () => {
     expectReuse(result);
     expect(result).toMatchObject({ index: "memory", redisCli: null });
     expect(result.replicas).toHaveLength(3);
-    const [one, two] = result.comparison?.rounds ?? [];
+    expect(result.comparisons.map(({ mode }) => mode)).toEqual(["off"]);
+    const [one, two] = result.comparisons[0]?.rounds ?? [];
     expect(two?.endpoint).not.toBe(one?.endpoint);
     expect(two?.cachedTokens).toBe(0);
   });
 
+  it("shows modes side by side, estimates first", async () => {
+    const { ok, rounds, comparisons, expectedTokens } = await quickstart(["--mode", "estimated,precise,off"]);
+    expect(ok).toBe(true);
+    expect(rounds).toMatchObject([
+      { mode: "estimated" },
+      { mode: "estimated", endpoint: rounds[0]?.endpoint, cachedTokens: expectedTokens },
+    ]);
+    expect(rounds[1]?.matchedTokens).toBeGreaterThan(0);
+    expect(rounds[1]?.matchedTokens).toBeLessThanOrEqual(expectedTokens);
+    expect(comparisons.map(({ mode, ok: isOk }) => ({ mode, isOk }))).toEqual([
+      { mode: "precise", isOk: true },
+      { mode: "off", isOk: true },
+    ]);
+  });
+
   it("promises nothing and routes in turn with --mode off", async () => {
-    const { ok, rounds, comparison } = await quickstart(["--mode", "off", "--replicas", "2"]);
-    expect({ ok, comparison }).toEqual({ ok: true, comparison: null });
+    const { ok, rounds, comparisons } = await quickstart(["--mode", "off", "--replicas", "2"]);
+    expect({ ok, comparisons }).toEqual({ ok: true, comparisons: [] });
     expect(rounds.map(({ mode, matchedTokens }) => ({ mode, matchedTokens }))).toEqual([
       { mode: "off", matchedTokens: 0 },
       { mode: "off", matchedTokens: 0 },

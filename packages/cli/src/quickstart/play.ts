@@ -24,17 +24,21 @@ export interface Played {
   readonly promptIds: Uint32Array;
   /** Tokens of round 2 that the replica of round 1 must hold. */
   readonly expectedTokens: number;
+  /** Tokens of round 2 that were sent there as the prompt of round 1: what an estimate knows of. */
+  readonly sentTokens: number;
 }
 
 const maxAnswerTokens = 200;
-const settleTimeoutMs = 10_000;
+const settleTimeoutMs = 30_000;
+/** Each router reads the tokenizer in a thread of its own, which takes a second, or many where a machine is slow and does other things. */
+const loadTimeoutMs = 60_000;
 
 /** Two rounds of a chat through one router. `indexed` waits for the index between them, where there is something to wait for. */
 export async function playConversation(
   deps: { readonly encoder: PromptEncoder; readonly signal: AbortSignal },
   baseUrl: string,
   { opening, followUp }: Conversation,
-  indexed: (bodyOfRoundTwo: string, expectedTokens: number) => Promise<void>,
+  indexed: (bodyOfRoundTwo: string, tokens: Pick<Played, "expectedTokens" | "sentTokens">) => Promise<void>,
 ): Promise<Played> {
   const first: ChatMessage[] = [{ role: "user", content: opening }];
   const roundOne = { model: modelName, messages: first, maxTokens: maxAnswerTokens };
@@ -44,9 +48,10 @@ export async function playConversation(
   const secondIds = await promptIds(deps.encoder, roundTwo);
   const firstIds = await promptIds(deps.encoder, roundOne);
   const expectedTokens = expectedMatch([...firstIds, ...(await answerIds(deps.encoder, one))], secondIds, blockSizeTokens);
-  await indexed(chatBody(roundTwo), expectedTokens);
+  const sentTokens = expectedMatch(firstIds, secondIds, blockSizeTokens);
+  await indexed(chatBody(roundTwo), { expectedTokens, sentTokens });
   const two = await chat(baseUrl, roundTwo, deps.signal);
-  return { rounds: [roundOf(one), roundOf(two)], promptIds: secondIds, expectedTokens };
+  return { rounds: [roundOf(one), roundOf(two)], promptIds: secondIds, expectedTokens, sentTokens };
 }
 
 /** Tokens of an answer whose keys and values exist: the last one of an answer that was cut is sampled, but never fed back. */
@@ -79,8 +84,7 @@ function roundOf(turn: ChatTurn): Round {
  * Then asks each router until it routes in its own mode: worker threads have read the tokenizer by then.
  */
 export async function warmUp(
-  { simulators, registry, routerAddress, baselineAddress }: Cluster,
-  mode: "precise" | "off",
+  { simulators, registry, routers }: Pick<Cluster, "simulators" | "registry" | "routers">,
   signal: AbortSignal,
 ): Promise<void> {
   await Promise.all(
@@ -97,13 +101,9 @@ export async function warmUp(
       );
     }),
   );
-  const routers = [
-    { address: routerAddress, mode },
-    { address: baselineAddress, mode: "off" },
-  ];
-  for (const { address, mode: expected } of routers) {
-    const problem = `the router at ${address} has not answered in mode ${expected}`;
-    await waitUntil(() => askOnce(address, expected, signal), { problem, timeoutMs: settleTimeoutMs, intervalMs: 100, signal });
+  for (const { address, mode } of routers) {
+    const problem = `the router at ${address} has not answered in mode ${mode}`;
+    await waitUntil(() => askOnce(address, mode, signal), { problem, timeoutMs: loadTimeoutMs, intervalMs: 100, signal });
   }
 }
 
@@ -118,19 +118,19 @@ async function askOnce(address: string, mode: string, signal: AbortSignal): Prom
   }
 }
 
-/** Waits until the router would find what round 1 has left: asks it where round 2 would go, which sends nothing to a replica. */
-export async function waitIndexed(cluster: Cluster, body: string, expectedTokens: number, signal: AbortSignal): Promise<void> {
+/** Waits until a router would find what round 1 has left: asks it where round 2 would go, which sends nothing to a replica. */
+export async function waitKnown(address: string, body: string, tokens: number, signal: AbortSignal): Promise<void> {
   await waitUntil(
     async () => {
-      const response = await fetch(`http://${cluster.routerAddress}/kvatlas/v1/route`, {
+      const response = await fetch(`http://${address}/kvatlas/v1/route`, {
         method: "POST",
         headers: { "content-type": "application/json" },
         body,
         signal,
       });
       const answer = (await response.json()) as { readonly matchedTokens?: number };
-      return response.ok && (answer.matchedTokens ?? 0) >= expectedTokens ? true : null;
+      return response.ok && (answer.matchedTokens ?? 0) >= tokens ? true : null;
     },
-    { problem: "the router has not found the blocks of round 1 in the index", timeoutMs: settleTimeoutMs, signal },
+    { problem: `the router at ${address} has not found what round 1 has left`, timeoutMs: settleTimeoutMs, signal },
   );
 }

@@ -5,7 +5,8 @@ import { judge } from "./report.ts";
 const round: Round = { endpoint: "a:1", mode: "precise", promptTokens: 200, matchedTokens: 0, cachedTokens: 0, ttftMs: 1 };
 
 function played(two: Partial<Round>, expectedTokens = 128): Played {
-  return { rounds: [round, { ...round, matchedTokens: 128, cachedTokens: 128, ...two }], promptIds: new Uint32Array(), expectedTokens };
+  const rounds = [round, { ...round, matchedTokens: 128, cachedTokens: 128, ...two }] as const;
+  return { rounds, promptIds: new Uint32Array(), expectedTokens, sentTokens: Math.min(64, expectedTokens) };
 }
 
 describe("judge", () => {
@@ -23,6 +24,14 @@ describe("judge", () => {
     const { ok, verdict } = judge("precise", of);
     expect(ok).toBe(false);
     expect(verdict).toContain(sentence);
+  });
+
+  it("expects of an estimate what was sent, and of the replica what it holds", () => {
+    const { ok, verdict } = judge("estimated", played({ matchedTokens: 64 }));
+    expect(ok).toBe(true);
+    expect(verdict).toContain("knew of 64 tokens, and the replica reused 128, its own answer among them");
+    expect(judge("estimated", played({ matchedTokens: 128 })).verdict).toBe("The router found 128 tokens; 64 were sent to the replica.");
+    expect(judge("estimated", played({ matchedTokens: 64, endpoint: "b:1" })).ok).toBe(false);
   });
 
   it("expects nothing of round robin", () => {
