@@ -505,8 +505,26 @@ describe("health", () => {
     expect(await health.check("liveness")).toBe(1);
   });
 
+  it("tells those who watch of every change, to the end", async () => {
+    const rig = await startPicker({ endpoints: [] });
+    const known = rig.health.watch("readiness");
+    expect((await known.next()).value).toBe(2);
+    await rig.hold(endpoints[0] ?? "", promptOf(64, 1), 1);
+    expect((await known.next()).value).toBe(1);
+    const others = [rig.gateway.watch("liveness"), rig.gateway.watch("other")] as const;
+    expect(await Promise.all(others.map(async (watch) => (await watch.next()).value))).toEqual([1, 3]);
+    // One that leaves is no reason for the others to hear nothing.
+    await others[0].return();
+    const closed = rig.router.close();
+    expect((await known.next()).value).toBe(2);
+    expect((await known.next()).done).toBe(true);
+    expect((await others[1].next()).done).toBe(true);
+    await closed;
+  });
+
   it("says so first when the router stops, while running requests go on", async () => {
-    const rig = await startPicker({ extProc: { drainDelayMs: 1_000 }, backend: createMemoryBackend() });
+    // Long enough for what follows on any machine.
+    const rig = await startPicker({ extProc: { drainDelayMs: 4_000 }, router: { drainTimeoutMs: 60_000 }, backend: createMemoryBackend() });
     const running = rig.gateway.open().send(postHead());
     expect(await rig.health.check("readiness")).toBe(1);
     const closed = rig.router.close();

@@ -37,6 +37,17 @@ export class TestGateway {
     });
   }
 
+  /** Every status that a watcher is told, in order; ends with the stream. */
+  async *watch(service: string): AsyncGenerator<number, void> {
+    const { path, requestSerialize, responseDeserialize } = health.Watch;
+    const call = this.#client.makeServerStreamRequest(path, requestSerialize, responseDeserialize, { service });
+    try {
+      for await (const { status } of call as AsyncIterable<{ readonly status: number }>) yield status;
+    } finally {
+      call.cancel();
+    }
+  }
+
   listHealth(): Promise<Readonly<Record<string, number>>> {
     const { path, requestSerialize, responseDeserialize } = health.List;
     return new Promise((resolve, reject) => {

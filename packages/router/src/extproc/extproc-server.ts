@@ -1,4 +1,4 @@
-import { Server, ServerCredentials, type ServerDuplexStream, type UntypedServiceImplementation } from "@grpc/grpc-js";
+import { Server, ServerCredentials, type ServerDuplexStream } from "@grpc/grpc-js";
 import type { Clock } from "@kvatlas/shared/clock";
 import type { RouterConfig } from "@kvatlas/shared/config/schema";
 import { KvatlasError } from "@kvatlas/shared/errors";
@@ -7,9 +7,9 @@ import { formatHostPort, parseHostPort } from "@kvatlas/shared/listen";
 import type { Logger } from "@kvatlas/shared/logger";
 import { CertificateFiles, expiryOf } from "./certificate-files.ts";
 import { Exchange, type ExchangeDeps } from "./exchange.ts";
-import { healthHandlers } from "./health.ts";
+import { HealthChecks } from "./health.ts";
 import type { ProcessingRequest, ProcessingResponse } from "./messages.ts";
-import { type HealthService, loadServices } from "./protos.ts";
+import { loadServices } from "./protos.ts";
 import { makeSelfSigned } from "./self-signed.ts";
 import { ReplaceableCredentials } from "./server-credentials.ts";
 
@@ -33,15 +33,18 @@ export class ExtProcServer implements Component {
   readonly #deps: ExtProcServerDeps;
   readonly #config: RouterConfig;
   readonly #servers: Server[] = [];
+  readonly #health: HealthChecks;
   #files: CertificateFiles | null = null;
   #address: string | null = null;
   #healthAddress: string | null = null;
   #open = 0;
+  #isClosing = false;
   #closing: Promise<void> | null = null;
 
   constructor(deps: ExtProcServerDeps, config: RouterConfig) {
     this.#deps = deps;
     this.#config = config;
+    this.#health = new HealthChecks(() => !this.#isClosing && deps.readiness().length === 0);
   }
 
   /** `host:port` once started; null before, and when it is not configured. */
@@ -69,12 +72,12 @@ export class ExtProcServer implements Component {
     server.addService(services.externalProcessor, {
       Process: (call: ServerDuplexStream<ProcessingRequest, ProcessingResponse>) => this.#process(call),
     });
-    this.#addHealth(server, services.health);
+    server.addService(services.health, this.#health.handlers());
     this.#servers.push(server);
     this.#address = await bind(server, listen, await this.#credentials(), "router.extProc.listen");
     if (health === null) return;
     const healthServer = new Server();
-    this.#addHealth(healthServer, services.health);
+    healthServer.addService(services.health, this.#health.handlers());
     this.#servers.push(healthServer);
     this.#healthAddress = await bind(healthServer, health, ServerCredentials.createInsecure(), "router.extProc.health");
   }
@@ -86,17 +89,20 @@ export class ExtProcServer implements Component {
 
   async #drain(): Promise<void> {
     const { drainTimeoutMs, extProc } = this.#config;
+    this.#isClosing = true;
+    this.#health.changed();
     this.#files?.close();
     const [server, health] = this.#servers;
     if (server !== undefined) {
       // Nobody has to notice the end of a server that could not begin.
       const delayMs = this.#address === null ? 0 : Math.min(extProc.drainDelayMs, drainTimeoutMs / 2);
       if (delayMs > 0) await new Promise((resolve) => setTimeout(resolve, delayMs));
+      this.#health.close();
       await shutDown(server, drainTimeoutMs - delayMs, () =>
         this.#deps.logger.warn({ openStreams: this.#open }, "gateway streams still open at the end of the drain are cut"),
       );
     }
-    health?.forceShutdown();
+    if (health !== undefined) await shutDown(health, healthShutdownMs, () => {});
   }
 
   #process(call: ServerDuplexStream<ProcessingRequest, ProcessingResponse>): void {
@@ -131,11 +137,6 @@ export class ExtProcServer implements Component {
     });
   }
 
-  #addHealth(server: Server, service: HealthService): void {
-    const isReady = () => this.#closing === null && this.#deps.readiness().length === 0;
-    server.addService(service, healthHandlers(isReady) as unknown as UntypedServiceImplementation);
-  }
-
   async #credentials(): Promise<ServerCredentials> {
     const { mode, certFile, keyFile } = this.#config.extProc.tls;
     if (mode === "off") return ServerCredentials.createInsecure();
@@ -161,6 +162,9 @@ export class ExtProcServer implements Component {
     return credentials;
   }
 }
+
+/** For last words to those who watch. */
+const healthShutdownMs = 1_000;
 
 async function bind(server: Server, listen: string, credentials: ServerCredentials, setting: string): Promise<string> {
   const { host } = parseHostPort(listen);

@@ -9,6 +9,7 @@ export interface ExternalProcessorService extends ServiceDefinition<UntypedServi
 
 export interface HealthService extends ServiceDefinition<UntypedServiceImplementation> {
   readonly Check: MethodDefinition<{ readonly service?: string }, { readonly status: number }>;
+  readonly Watch: MethodDefinition<{ readonly service?: string }, { readonly status: number }>;
   readonly List: MethodDefinition<object, { readonly statuses: Readonly<Record<string, { readonly status: number }>> }>;
 }
 

@@ -17,6 +17,9 @@ const commonName = "2.5.4.3";
  * A certificate (X.509 v3, RFC 5280) for the lifetime of this process. Gateways do not check those of endpoint pickers, they only want TLS (Gateway API
  * Inference Extension). EC P-256 is made in milliseconds, RSA would take seconds.
  *
+ * Written out in place of a library: Node makes keys and signatures but no certificates, and those that do (`@peculiar/x509`, `selfsigned`) come with some
+ * twenty packages and a global polyfill for one certificate that nobody verifies.
+ *
  * @param now - ms since the epoch
  */
 export function makeSelfSigned(now: number): KeyPair {
