@@ -231,6 +231,40 @@ describe.skipIf(helm === null)(`the chart${whyNot}`, { timeout: 180_000 }, () =>
     });
   });
 
+  it.each(valueFiles)("asks the Secrets that it makes for keys that they have, also in a trial with %s", async (file) => {
+    const manifests = await template(["-f", file, "--set", "redis.mode=bundled,redis.auth.existingSecret="]);
+    const made = new Map(manifests.filter(({ kind }) => kind === "Secret").map(({ metadata, data }) => [metadata.name, data]));
+    expect(made.size).toBeGreaterThan(0);
+    const asked = podsOf(manifests)
+      .flatMap(({ spec }) => listAt(spec, "containers"))
+      .flatMap((container) => listAt(container, "env"))
+      .map((variable) => at(variable, "valueFrom.secretKeyRef"))
+      .filter((reference) => made.has(String(at(reference, "name"))));
+    expect(asked.length).toBeGreaterThan(0);
+    for (const reference of asked) expect(Object.keys(made.get(String(at(reference, "name"))) ?? {})).toContain(at(reference, "key"));
+  });
+
+  it("lets its own test ask the routers, whoever else may", async () => {
+    const from = JSON.stringify([{ podSelector: { matchLabels: { app: "prometheus" } } }]);
+    const manifests = await template([
+      "-f",
+      standalone,
+      "--set-json",
+      `networkPolicy.metricsFrom=${from}`,
+      "--set-json",
+      `networkPolicy.requestsFrom=${from}`,
+    ]);
+    const tester = podsOf(manifests).find(({ owner }) => owner.endsWith("-test"));
+    const policies = manifests.filter(({ kind }) => kind === "NetworkPolicy");
+    const open = (name: string) =>
+      listAt(
+        policies.find(({ metadata }) => metadata.name.endsWith(name)),
+        "spec.ingress",
+      ).map((rule) => listAt(rule, "from").some((peer) => selects(at(peer, "podSelector.matchLabels"), tester?.labels)));
+    expect(open("-router")).toEqual([true, true]);
+    expect(open("-ingester")).toEqual([false]);
+  });
+
   it("leaves time to drain", async () => {
     const manifests = await renderedFrom(standalone);
     const { config } = loadConfig({ file: { name: standalone, text: configOf(manifests) } });

@@ -87,7 +87,10 @@
 {{- $auth := .root.Values.redis.auth }}
 {{- $secret := .secret }}
 {{- $keys := dict }}
-{{- if or $auth.existingSecret (eq .root.Values.redis.mode "bundled") }}
+{{- if eq .root.Values.redis.mode "bundled" }}
+{{- /* It has one user, and a password; other keys are of the Redis that values name for later. */}}
+{{- $keys = dict "KVATLAS_REDIS_PASSWORD" $auth.passwordKey }}
+{{- else if $auth.existingSecret }}
 {{- $keys = dict "KVATLAS_REDIS_USERNAME" $auth.usernameKey "KVATLAS_REDIS_PASSWORD" $auth.passwordKey "KVATLAS_REDIS_URL" $auth.urlKey "KVATLAS_REDIS_SENTINEL_USERNAME" $auth.sentinelUsernameKey "KVATLAS_REDIS_SENTINEL_PASSWORD" $auth.sentinelPasswordKey }}
 {{- end }}
 {{- range $name, $key := $keys }}
