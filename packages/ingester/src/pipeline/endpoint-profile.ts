@@ -21,6 +21,9 @@ export type FindingName =
   | "two-publishers"
   | "undecodable-events";
 
+/** What is found of one run of an engine, and is no longer true of the next. */
+const findingsOfRun = ["events-lost", "reuse-reports"] as const satisfies readonly FindingName[];
+
 /** A replica that is slow to answer once or twice is not ready for so long, and nobody needs to look at it. */
 const healthGraceMs = 5_000;
 /** Longer lists of models are cut in messages. */
@@ -55,6 +58,9 @@ export class EndpointProfile {
     this.lastBatch = stored?.lastBatch ?? null;
     this.owedFrom = stored?.owedFrom ?? null;
     this.reportsReuse = stored?.reportsReuse ?? false;
+    // Nobody sees those batches missing a second time.
+    const lost = stored?.findings["events-lost"];
+    if (lost !== undefined) this.#findings.set("events-lost", lost);
     this.#loras = stored?.loras ?? {};
     this.#ready = stored?.ready ?? false;
   }
@@ -79,6 +85,12 @@ export class EndpointProfile {
     if (message === null) this.#findings.delete(name);
     else this.#findings.set(name, message);
     return true;
+  }
+
+  /** The run of the engine that was looked after is over. */
+  forgetRun(): void {
+    for (const name of findingsOfRun) this.#findings.delete(name);
+    this.lastBatch = null;
   }
 
   observe(observation: ReplicaObservation): void {

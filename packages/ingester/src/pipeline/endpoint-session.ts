@@ -188,6 +188,7 @@ export class EndpointSession {
     this.#profile.observe(observation);
     const numbers = metricsOfRank(observation.metrics, this.target.rank);
     this.#silence.worked(numbers?.promptTokens ?? null);
+    this.#silence.reached(observation.reachable);
     const progress = numbers?.progress ?? this.#progress;
     if (progress !== this.#progress) {
       this.#progress = progress;

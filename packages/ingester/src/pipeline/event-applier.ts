@@ -202,11 +202,10 @@ export class EventApplier {
     this.#learner.reset();
     this.#groups.clear();
     this.#reuse.reset();
-    this.#deps.profile.find("reuse-reports", null);
+    this.#deps.profile.forgetRun();
     this.#translator = null;
     this.#lastTaken = null;
     this.#candidateMark = null;
-    this.#deps.profile.lastBatch = null;
   }
 
   /** Begins to write what waits. */

@@ -15,6 +15,7 @@ export class SilenceWatch {
   /** Where the publisher is dialled; null: nowhere yet, or it dials us. */
   #source: string | null;
   #promptTokens: number | null = null;
+  #isReachable = true;
 
   constructor(clock: Clock, target: Pick<ReplicaTarget, "address" | "events" | "seeksEvents">) {
     this.#clock = clock;
@@ -37,14 +38,21 @@ export class SilenceWatch {
     this.#source = source;
   }
 
+  /** Whether its HTTP server answers: one that does not cannot say where it publishes, and needs time to when it does again. */
+  reached(isReachable: boolean): void {
+    if (isReachable && !this.#isReachable && this.#disconnectedSince !== null) this.#disconnectedSince = this.#clock.monotonic();
+    this.#isReachable = isReachable;
+  }
+
   /** Prompt tokens that the engine has processed by its own count; null: it does not tell this time. */
   worked(promptTokens: number | null): void {
     this.#promptTokens = promptTokens ?? this.#promptTokens;
   }
 
-  /** The reason as a sentence; null while all is well. */
+  /** The reason as a sentence; null while all is well, and where that nothing answers at all is the reason. */
   reason(hasHeard: boolean): string | null {
     const since = this.#disconnectedSince;
+    if (since !== null && this.#source === null && !this.#isReachable) return null;
     if (since !== null && this.#clock.monotonic() - since > connectGraceMs) {
       return this.#source === null
         ? `http://${this.#address}/kv_event_sources names no publisher (vLLM 0.31 and on do): configure events, or start the engine with --kv-events-config.`

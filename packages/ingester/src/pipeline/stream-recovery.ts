@@ -206,6 +206,7 @@ export class StreamRecovery {
     agenda.answered();
     if (oldest === seq && this.#target.pool.prefixCache.onGap === "reset") {
       logger.info({ from: seq }, "batches that were given up can be replayed after all");
+      this.#deps.profile.find("events-lost", null);
       await this.rebuild("recovered");
     } else {
       await this.catchUp("quiet");
