@@ -265,6 +265,29 @@ describe.skipIf(helm === null)(`the chart${whyNot}`, { timeout: 180_000 }, () =>
     expect(open("-ingester")).toEqual([false]);
   });
 
+  it("takes the commands of the guides as they are written, and the image that they push", async () => {
+    const pages = ["docs/guides/README.md", "docs/guides/ack-precise.md", "docs/guides/ack-estimated.md", "docs/guides/llm-d-precise.md"];
+    const texts = [...pages, `${chart}/README.md`].map((name) => ({ name, text: readFileSync(`${root}${name}`, "utf8") }));
+    const pushed = new Set(texts.flatMap(({ text }) => [...text.matchAll(/docker buildx build .* -t (\S+)/g)].map(([, image]) => image)));
+    expect(pushed.size).toBe(1);
+    const commands = texts.flatMap(({ name, text }) =>
+      [...text.matchAll(/^helm install (.*)$/gm)].map(([, args = ""]) => ({ name, args })),
+    );
+    expect(commands.length).toBeGreaterThan(4);
+    for (const { name, args } of commands) {
+      // In a shell, as people run them; what stands in angle brackets is theirs to fill in.
+      const script = `"$HELM" template ${args.replaceAll("<registry>", "registry.example")}`;
+      const env = `HELM='${helm ?? ""}' NAMESPACE=llm`;
+      const { code, stdout, stderr } = await runTool("sh", ["-c", `export ${env}; ${script}`]);
+      expect({ name, args, code, stderr }).toEqual({ name, args, code: 0, stderr: "" });
+      const images = podsOf(manifestsOf(stdout))
+        .filter(({ owner }) => /-(router|ingester|test)$/.test(owner))
+        .flatMap(({ spec }) => listAt(spec, "containers"))
+        .map((container) => String(at(container, "image")).replace("registry.example", "<registry>"));
+      expect(new Set(images)).toEqual(pushed);
+    }
+  });
+
   it("leaves time to drain", async () => {
     const manifests = await renderedFrom(standalone);
     const { config } = loadConfig({ file: { name: standalone, text: configOf(manifests) } });
