@@ -50,7 +50,7 @@ const retryAfterMs = 1_000;
  * endpoint guarded by a lease with a fencing number. In bind mode the one that receives a publisher's frames owns it instead, because nobody else can.
  *
  * Two beats that disagree about who is alive do no harm: the lease decides, and the index refuses the lower fence. Wall clocks of ingesters
- * must agree to within the lease time, or their beats seem old.
+ * need not agree: beats are kept and compared in the time of the store.
  */
 export class Ownership {
   readonly #deps: OwnershipDeps;
