@@ -47,10 +47,19 @@ const stays = (value: number): string => `${value}x200`;
 const cases: readonly AlertCase[] = [
   {
     alert: "KvatlasNoReadyEndpoint",
-    fires: { [`kvatlas_router_ready_endpoints{${ns},pod="a"}`]: stays(0), [`kvatlas_router_ready_endpoints{${ns},pod="b"}`]: stays(0) },
+    // Another pool is no help.
+    fires: {
+      [`kvatlas_router_ready_endpoints{${ns},pool="qwen",pod="a"}`]: stays(0),
+      [`kvatlas_router_ready_endpoints{${ns},pool="qwen",pod="b"}`]: stays(0),
+      [`kvatlas_router_ready_endpoints{${ns},pool="llama",pod="a"}`]: stays(3),
+    },
     // One router that has just started knows nobody yet.
-    quiet: { [`kvatlas_router_ready_endpoints{${ns},pod="a"}`]: stays(0), [`kvatlas_router_ready_endpoints{${ns},pod="b"}`]: stays(3) },
+    quiet: {
+      [`kvatlas_router_ready_endpoints{${ns},pool="qwen",pod="a"}`]: stays(0),
+      [`kvatlas_router_ready_endpoints{${ns},pool="qwen",pod="b"}`]: stays(3),
+    },
     minutes: 5,
+    labels: { pool: "qwen" },
   },
   {
     alert: "KvatlasIndexUnreachable",

@@ -111,7 +111,8 @@ export function createRouter(deps: RouterDeps, config: KvatlasConfig, options: R
   const tokenizers = new TokenizerMetrics(deps.metricsRegistry);
   const metrics = new RouterMetrics(deps.metricsRegistry, {
     openRequests: () => server.openRequests,
-    readyEndpoints: () => fleet.snapshot.pools.reduce((sum, pool) => sum + pool.endpoints.filter((endpoint) => endpoint.ready).length, 0),
+    readyEndpoints: () =>
+      fleet.snapshot.pools.map(({ config: pool, endpoints }) => [pool.name, endpoints.filter(({ ready }) => ready).length] as const),
     bodyBytes: () => bodies.heldBytes,
     queued: (priority) => overload.queued(priority),
   });

@@ -39,7 +39,8 @@ export class RouterMetrics {
     registry: Registry,
     live: {
       readonly openRequests: () => number;
-      readonly readyEndpoints: () => number;
+      /** By pool. */
+      readonly readyEndpoints: () => Iterable<readonly [pool: string, count: number]>;
       readonly bodyBytes: () => number;
       readonly queued: (priority: Priority) => number;
     },
@@ -191,10 +192,11 @@ export class RouterMetrics {
     });
     new Gauge({
       name: "kvatlas_router_ready_endpoints",
-      help: "Endpoints that count as ready.",
+      help: "Endpoints that count as ready, by pool.",
+      labelNames: ["pool"],
       registers,
       collect() {
-        this.set(live.readyEndpoints());
+        for (const [pool, count] of live.readyEndpoints()) this.set({ pool }, count);
       },
     });
     new Gauge({
