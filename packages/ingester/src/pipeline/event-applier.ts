@@ -1,26 +1,27 @@
 import type { Clock } from "@kvatlas/shared/clock";
-import { isKvatlasError, KvatlasError } from "@kvatlas/shared/errors";
 import type { BlockStored, EventBatch, KvEvent, WireForm } from "@kvatlas/shared/events/events";
 import { decodeEventBatch } from "@kvatlas/shared/events/vllm-decoder";
 import { sameScheme, scopeIdOf } from "@kvatlas/shared/hashing/key-scheme";
 import type { BlockIndex, IndexOp, IndexWriter } from "@kvatlas/shared/index/block-index";
 import type { Logger } from "@kvatlas/shared/logger";
 import type { EndpointRegistry, Lease } from "@kvatlas/shared/registry/endpoint-registry";
-import type { ScopeId } from "@kvatlas/shared/types";
 import type { ReplicaTarget } from "../discovery/replica-target.ts";
 import type { IngesterMetrics, ResetCause } from "../metrics.ts";
 import type { BatchMark } from "../subscriber/sequence-tracker.ts";
-import { ContentTranslator, type ContentTranslatorDeps } from "./content-translator.ts";
+import { EndpointIncarnation } from "./endpoint-incarnation.ts";
 import type { EndpointProfile } from "./endpoint-profile.ts";
 import type { FleetSchemes } from "./fleet-schemes.ts";
 import { GroupCatalog } from "./group-catalog.ts";
 import { HeldBatches } from "./held-batches.ts";
+import { isHeldTwice } from "./held-twice.ts";
 import { IndexFeed } from "./index-feed.ts";
-import { createNativeTranslator, type KeyTranslator, type StoreOp } from "./key-translator.ts";
+import type { KeyTranslator } from "./key-translator.ts";
+import { ProgressMark } from "./progress-mark.ts";
 import { ReuseReports } from "./reuse-reports.ts";
 import { type LearnedKeys, SchemeLearner } from "./scheme-learner.ts";
 import { SkipLog } from "./skip-log.ts";
 import { untilStored } from "./store-retry.ts";
+import { translatorOfScheme } from "./translator-of-scheme.ts";
 
 export interface EventApplierDeps {
   readonly index: Pick<BlockIndex, "openWriter" | "forget" | "holders">;
@@ -49,17 +50,10 @@ export interface EventApplierOptions {
 const reuseFinding =
   "Requests use kv_cache_report_mode full: stores of blocks that are held already are not counted as copies. " +
   "Keep requests from setting it, or set prefixCache.reuseReports.";
-/** More than a failover can lose. */
-const maxForgottenIncarnations = 10_000;
-
-interface Incarnation {
-  readonly number: number;
-  readonly from: number;
-}
 
 /**
  * Takes an endpoint's batches in, in order, and brings them into the index: decode, learn what cannot be configured, translate to block
- * keys, group, write. Owns the endpoint's incarnation. Nothing is written before block size and key scheme are known.
+ * keys, group, write. Nothing is written before block size and key scheme are known.
  *
  * Calls come one after another. After a call has failed, `discard` and go on from `watermark`.
  */
@@ -73,21 +67,18 @@ export class EventApplier {
   readonly #held: HeldBatches;
   readonly #reuse: ReuseReports;
   readonly #skips: SkipLog;
-  #incarnation: Incarnation = { number: 0, from: 0 };
+  readonly #incarnation: EndpointIncarnation;
+  readonly #progress = new ProgressMark();
   #feed: IndexFeed | null = null;
   #translator: KeyTranslator | null = null;
-  #isPristine = false;
-  /** Nothing has been written in this incarnation yet. */
-  #isNameless = false;
   #wireForm: WireForm | null = null;
-  #lastTaken: BatchMark | null = null;
-  #candidateMark: BatchMark | null = null;
 
   constructor(deps: EventApplierDeps, options: EventApplierOptions, owned: { readonly target: ReplicaTarget; readonly lease: Lease }) {
     this.#deps = deps;
     this.#options = options;
     this.#target = owned.target;
     this.#lease = owned.lease;
+    this.#incarnation = new EndpointIncarnation({ ...deps, stored: (call) => this.#stored(call) }, owned.lease);
     this.#groups = new GroupCatalog(deps.profile.groups);
     this.#learner = new SchemeLearner(deps, owned.target);
     this.#held = new HeldBatches(options.maxHeldBytes);
@@ -107,12 +98,12 @@ export class EventApplier {
 
   /** The incarnation was begun here and nothing has been taken in since: a hole before its first batch costs nothing. */
   get isPristine(): boolean {
-    return this.#isPristine;
+    return this.#incarnation.isPristine;
   }
 
   /** The batch last taken in. */
   get lastTaken(): BatchMark | null {
-    return this.#lastTaken;
+    return this.#progress.last;
   }
 
   /** Monotonic ms at which `write` is due; null before anything can be written. */
@@ -129,14 +120,14 @@ export class EventApplier {
       await this.beginIncarnation(0, null);
       return;
     }
-    this.#incarnation = { number: state.incarnation, from: state.from };
+    this.#incarnation.resume(state);
     const { scope } = profile;
     if (scope === null) return;
     const spec = (await this.#stored(() => registry.scopes())).get(scope);
     if (spec === undefined) return;
     // Where Redis is another one than the scope was registered in, it gets a layout that suits.
     await this.#stored(() => registry.ensureScope(scope, spec));
-    const writer = await this.#openWriter(scope, 0);
+    const writer = await this.#incarnation.openWriter(scope, 0);
     this.#feed = this.#feedOf(writer);
     // Before the first write of an incarnation the engine may be another one than the scheme was learned from, and so may the configured model.
     if (writer.applied >= this.#incarnation.from && spec.model === this.#target.model) {
@@ -163,12 +154,14 @@ export class EventApplier {
    */
   take(seq: number, payload: Uint8Array, receivedAt: number | null): Promise<void> | undefined {
     const batch = this.#decode(seq, payload);
-    this.#lastTaken = batch === null ? this.#lastTaken : { seq, timestampSeconds: batch.timestampSeconds };
-    if (batch !== null) this.#wireForm = batch.wireForm ?? this.#wireForm;
+    if (batch !== null) {
+      this.#progress.taken({ seq, timestampSeconds: batch.timestampSeconds });
+      this.#wireForm = batch.wireForm ?? this.#wireForm;
+    }
     const events = batch?.events ?? [];
     const cleared = events.findLastIndex((event) => event.kind === "cleared");
     if (cleared !== -1) return this.#takeCleared(seq, payload, events.slice(cleared + 1), receivedAt);
-    this.#isPristine = false;
+    this.#incarnation.taken();
     return this.#takeEvents(seq, payload.byteLength, events, receivedAt);
   }
 
@@ -177,21 +170,12 @@ export class EventApplier {
    * forgotten: it belongs to the dead incarnation.
    */
   async beginIncarnation(from: number, cause: ResetCause | null): Promise<void> {
-    const { registry, metrics, logger } = this.#deps;
     await this.discard();
-    const number = await this.#stored(() => registry.startIncarnation(this.#lease, from));
-    if (number === null) throw this.#fenced();
-    if (cause !== null) {
-      metrics.resets.inc({ cause });
-      logger.info({ incarnation: number, from, cause }, "the endpoint's cache begins anew");
-    }
-    this.#incarnation = { number, from };
-    this.#isPristine = true;
-    this.#isNameless = true;
+    await this.#incarnation.begin(from, cause);
     // Not before: a later owner must not go on without counting from counts that are too high.
     this.#deps.profile.reportsReuse = this.#reuse.isShown;
     if (this.#feed !== null) {
-      this.#feed = this.#feedOf(await this.#openWriter(this.#feed.writer.target.scope, from));
+      this.#feed = this.#feedOf(await this.#incarnation.openWriter(this.#feed.writer.target.scope, from));
     }
     const { learned } = this.#learner;
     if (this.#translator !== null && learned !== null) this.#useKeys(learned);
@@ -204,8 +188,7 @@ export class EventApplier {
     this.#reuse.reset();
     this.#deps.profile.forgetRun();
     this.#translator = null;
-    this.#lastTaken = null;
-    this.#candidateMark = null;
+    this.#progress.forget();
   }
 
   /** Begins to write what waits. */
@@ -235,13 +218,8 @@ export class EventApplier {
 
   /** Leaves the newest batch that is certainly in the index in the profile; to be called now and then. */
   noteProgress(): void {
-    const candidate = this.#candidateMark ?? this.#lastTaken;
-    if (candidate !== null && candidate.seq <= this.watermark) {
-      this.#deps.profile.lastBatch = candidate;
-      this.#candidateMark = this.#lastTaken;
-    } else {
-      this.#candidateMark = candidate;
-    }
+    const mark = this.#progress.look(this.watermark);
+    if (mark !== null) this.#deps.profile.lastBatch = mark;
   }
 
   /** Writes the changed part of the endpoint's record. */
@@ -249,15 +227,15 @@ export class EventApplier {
     const { registry, clock, profile } = this.#deps;
     this.#learner.share();
     const { meta, commit } = profile.changes();
-    if (!(await this.#stored(() => registry.describe(this.#lease, meta, clock.now())))) throw this.#fenced();
+    if (!(await this.#stored(() => registry.describe(this.#lease, meta, clock.now())))) throw this.#incarnation.fenced();
     commit();
   }
 
   /** A clear: the rest of its batch belongs to an incarnation that begins with this very batch, so that replaying it changes nothing. */
   async #takeCleared(seq: number, payload: Uint8Array, rest: readonly KvEvent[], receivedAt: number | null): Promise<void> {
     this.#deps.metrics.events.inc({ kind: "cleared" });
-    if (this.#incarnation.from !== seq || !this.#isPristine) await this.beginIncarnation(seq, "cleared");
-    this.#isPristine = false;
+    if (this.#incarnation.from !== seq || !this.isPristine) await this.beginIncarnation(seq, "cleared");
+    this.#incarnation.taken();
     await this.#takeEvents(seq, payload.byteLength, rest, receivedAt);
   }
 
@@ -304,17 +282,7 @@ export class EventApplier {
     const keys = ends.flatMap((hash) => (hash === undefined ? [] : (translator?.keyOf(hash, suspect.group) ?? [])));
     if (feed === null || keys.length < ends.length) return;
     await feed.flush();
-    const { scope, endpoint, incarnation } = feed.writer.target;
-    const holders = await this.#stored(() => Promise.all(keys.map((key) => index.holders(scope, key))));
-    const wereHeld = holders.every((list) =>
-      list.some(
-        (held) =>
-          held.endpoint === endpoint &&
-          held.group === suspect.group &&
-          held.incarnation === incarnation &&
-          (held.copies[suspect.medium] ?? 0) > 1,
-      ),
-    );
+    const wereHeld = await this.#stored(() => isHeldTwice(index, feed.writer.target, suspect, keys));
     if (!this.#reuse.looked(wereHeld)) return;
     profile.find("reuse-reports", reuseFinding);
     logger.warn("requests of this engine report the blocks they reuse as stored once more; it is built anew without counting those");
@@ -339,7 +307,7 @@ export class EventApplier {
     profile.scope = scope;
     await this.describe();
     if (this.#feed === null || former !== scope) {
-      const writer = await this.#openWriter(scope, this.#incarnation.from);
+      const writer = await this.#incarnation.openWriter(scope, this.#incarnation.from);
       await this.#feed?.discard();
       this.#feed = this.#feedOf(writer);
       if (former !== null) await this.#stored(() => index.forget(former, endpoint));
@@ -366,27 +334,24 @@ export class EventApplier {
   }
 
   #useKeys(keys: Pick<LearnedKeys, "scheme" | "blockSizeTokens">): void {
-    const { scheme } = keys;
-    const storeOp: StoreOp = (event) => this.#reuse.opOf(event);
-    const { clock } = this.#deps;
-    const keysOf: ContentTranslatorDeps["keysOf"] = (names) => {
-      const feed = this.#feed;
-      return feed === null ? Promise.resolve(names.map(() => null)) : this.#stored(() => feed.writer.keysOf(names));
-    };
-    this.#translator =
-      scheme.kind === "native"
-        ? createNativeTranslator(storeOp)
-        : new ContentTranslator(
-            { keysOf, clock, skips: this.#skips, storeOp },
-            {
-              model: this.#target.model,
-              seed: scheme.seed,
-              blockSizeTokens: keys.blockSizeTokens,
-              chainGroup: () => this.#groups.chainGroup(keys.blockSizeTokens),
-              isNameless: this.#isNameless,
-            },
-          );
-    this.#isNameless = false;
+    this.#translator = translatorOfScheme(
+      keys.scheme,
+      {
+        keysOf: async (names) => {
+          const feed = this.#feed;
+          return feed === null ? names.map(() => null) : this.#stored(() => feed.writer.keysOf(names));
+        },
+        clock: this.#deps.clock,
+        skips: this.#skips,
+        storeOp: (event) => this.#reuse.opOf(event),
+      },
+      {
+        model: this.#target.model,
+        blockSizeTokens: keys.blockSizeTokens,
+        chainGroup: () => this.#groups.chainGroup(keys.blockSizeTokens),
+        isNameless: this.#incarnation.takeNameless(),
+      },
+    );
   }
 
   #feedOf(writer: IndexWriter): IndexFeed {
@@ -408,35 +373,9 @@ export class EventApplier {
     }
   }
 
-  /**
-   * A writer of the current incarnation. Where the index has seen a later one than the registry remembers (nodes of a cluster that failed over
-   * apart), the registry is counted up past it, and the endpoint begins anew at `fresh`.
-   */
-  async #openWriter(scope: ScopeId, fresh: number): Promise<IndexWriter> {
-    const { index, registry } = this.#deps;
-    const { endpoint } = this.#target;
-    for (let attempt = 0; ; attempt++) {
-      const { number: incarnation, from } = this.#incarnation;
-      try {
-        return await this.#stored(() => index.openWriter({ scope, endpoint, incarnation, from, fence: this.#lease.fence }));
-      } catch (error) {
-        if (!isKvatlasError(error, "KVATLAS_INDEX_STALE_INCARNATION") || attempt >= maxForgottenIncarnations) throw error;
-        const number = await this.#stored(() => registry.startIncarnation(this.#lease, fresh));
-        if (number === null) throw this.#fenced();
-        this.#incarnation = { number, from: fresh };
-        this.#isPristine = true;
-      }
-    }
-  }
-
   #stored<T>(call: () => Promise<T>): Promise<T> {
     const { logger, metrics } = this.#deps;
     return untilStored(call, { logger, onRetry: () => metrics.storeRetries.inc() }, this.#options.signal);
-  }
-
-  #fenced(): KvatlasError {
-    const { endpoint } = this.#target;
-    return new KvatlasError("KVATLAS_INDEX_FENCED", `${endpoint} has a later owner than fence ${this.#lease.fence}: stop writing for it.`);
   }
 }
 
