@@ -1,5 +1,7 @@
 import { once } from "node:events";
 import { Agent, type ClientRequest, request as httpRequest, type IncomingMessage } from "node:http";
+import { connect as connectHttp2 } from "node:http2";
+import { text } from "node:stream/consumers";
 import { afterEach, describe, expect, it } from "vitest";
 import { runTool } from "../support/deploy-tools.ts";
 import {
@@ -15,6 +17,7 @@ import {
 import { eventually } from "../support/eventually.ts";
 import { answerOk, type HttpUpstream, startUpstream, type UpstreamHandler } from "../support/http-upstream.ts";
 import { promptOf, type Rig, type RigOptions, rigModel, startRig } from "../support/router-rig.ts";
+import { certificateName, makeTestCertificates, type TestCertificates } from "../support/test-certificates.ts";
 
 const closers: (() => Promise<unknown> | unknown)[] = [];
 
@@ -226,6 +229,102 @@ describe.skipIf(findEnvoy() === null)(findEnvoy() === null ? envoyHint : "a real
     });
     for (let i = 0; i < 4; i++) expect((await post(envoy, completion())).status).toBe(200);
     expect(upstreams.flatMap(({ requests }) => requests)).toHaveLength(4);
+  });
+
+  it("keeps to the subset that Envoy names, and refuses where nobody is in it", async () => {
+    const { envoy, upstreams } = await startBed({
+      replicas: 3,
+      envoy: {
+        change: (bootstrap) => {
+          // What a route's rules would say: here the request says it.
+          httpManagerOf(bootstrap).http_filters.unshift({
+            name: "subset",
+            typed_config: {
+              "@type": "type.googleapis.com/envoy.extensions.filters.http.header_to_metadata.v3.Config",
+              request_rules: [
+                {
+                  header: "x-subset",
+                  on_header_present: {
+                    metadata_namespace: "envoy.lb.subset_hint",
+                    key: "x-gateway-destination-endpoint-subset",
+                    type: "STRING",
+                  },
+                },
+              ],
+            },
+          });
+        },
+      },
+    });
+    const addresses = upstreams.map(({ address }) => address);
+    for (const address of [...addresses, ...addresses]) {
+      const response = await post(envoy, completion(), { "x-subset": address });
+      expect([response.status, response.headers.get("x-kvatlas-endpoint")]).toEqual([200, address]);
+    }
+    expect(upstreams.map(({ requests }) => requests.length)).toEqual([2, 2, 2]);
+    expect((await post(envoy, completion(), { "x-subset": "192.0.2.9:8000" })).status).toBe(503);
+  });
+
+  it("serves HTTP/2 with several threads", async () => {
+    const { envoy, upstreams, rig } = await startBed({ envoy: { workers: 3 } });
+    const session = connectHttp2(envoy.url);
+    closers.push(() => session.destroy());
+    const one = async (): Promise<string> => {
+      const stream = session.request({ ":method": "POST", ":path": "/v1/completions", "content-type": "application/json" });
+      stream.end(completion());
+      const [headers] = (await once(stream, "response")) as [Readonly<Record<string, unknown>>];
+      return `${headers[":status"]} ${await text(stream)}`;
+    };
+    expect(new Set(await Promise.all(Array.from({ length: 50 }, one)))).toEqual(new Set(['200 {"ok":true}']));
+    expect(upstreams.reduce((sum, { requests }) => sum + requests.length, 0)).toBe(50);
+    expect(await rig.metric('kvatlas_router_requests_total{outcome="completed",status="2xx"}')).toBe(50);
+    expect(await envoy.stat("http.openai.ext_proc.failure_mode_allowed")).toBe(0);
+    await eventually(async () => expect(await underWay(rig)).toBe(0));
+  });
+
+  it("asks a picker whose certificate it verifies, and no other", async () => {
+    const [trusted, other] = [await makeTestCertificates(), await makeTestCertificates()];
+    closers.push(
+      () => trusted.remove(),
+      () => other.remove(),
+    );
+    const verifying = async (certificates: TestCertificates) => {
+      const upstream = await startUpstream(answerOk);
+      closers.push(() => upstream.kill());
+      const { certFile, keyFile } = certificates.server;
+      const rig = await startRig({
+        endpoints: [upstream.address],
+        router: {
+          drainTimeoutMs: 2_000,
+          extProc: { listen: "127.0.0.1:0", health: null, drainDelayMs: 0, tls: { mode: "files", certFile, keyFile } },
+        },
+      });
+      closers.push(() => rig.router.close());
+      const envoy = await startEnvoy({
+        replicas: [upstream.address],
+        pickers: [rig.router.extProcAddress ?? ""],
+        change: (bootstrap) => {
+          const socket = clusterOf(bootstrap, "picker").transport_socket as {
+            typed_config: { common_tls_context: Record<string, unknown> };
+          };
+          socket.typed_config.common_tls_context.validation_context = {
+            trusted_ca: { filename: trusted.caFile },
+            match_typed_subject_alt_names: [{ san_type: "DNS", matcher: { exact: certificateName } }],
+          };
+        },
+      });
+      closers.push(() => envoy.stop());
+      return { envoy, upstream };
+    };
+    const known = await verifying(trusted);
+    await eventually(async () => expect(await known.envoy.healthyPickers()).toBe(1));
+    expect((await post(known.envoy, completion())).headers.get("x-kvatlas-endpoint")).toBe(known.upstream.address);
+    const unknown = await verifying(other);
+    await eventually(async () => expect(await unknown.envoy.stat("cluster.picker.ssl.fail_verify_error")).toBeGreaterThan(0));
+    expect(await unknown.envoy.healthyPickers()).toBe(0);
+    // Nobody to ask: it picks for itself.
+    const answer = await post(unknown.envoy, completion());
+    expect([answer.status, answer.headers.get("x-kvatlas-endpoint")]).toEqual([200, null]);
   });
 
   it("hands over trailers of requests, and the body once", async () => {

@@ -10,7 +10,7 @@ import { afterEach, describe, expect, it } from "vitest";
 import { eventually } from "../support/eventually.ts";
 import { type GatewayStream, metadataDestination, modeNumbers, postHead, TestGateway } from "../support/gateway-stream.ts";
 import { rigModel, startRig } from "../support/router-rig.ts";
-import { makeTestCertificates, type TestCertificates } from "../support/test-certificates.ts";
+import { certificateName, makeTestCertificates, type TestCertificates } from "../support/test-certificates.ts";
 
 const closers: (() => Promise<unknown> | unknown)[] = [];
 
@@ -23,9 +23,6 @@ async function certificates(): Promise<TestCertificates> {
   closers.push(() => made.remove());
   return made;
 }
-
-/** What the test's certificates are for. */
-const certificateName = "redis.test";
 
 /** A folder as a kubelet mounts a Secret: names that lead through `..data` to the version of the day. */
 class SecretVolume {

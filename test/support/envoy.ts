@@ -83,6 +83,8 @@ export interface EnvoyOptions {
   readonly replicas: readonly string[];
   /** `ip:port` of the routers' ext-proc ports. */
   readonly pickers: readonly string[];
+  /** Threads. @defaultValue 1 */
+  readonly workers?: number;
   /** Changes what is not the same everywhere. */
   readonly change?: (bootstrap: EnvoyBootstrap) => void;
 }
@@ -115,8 +117,9 @@ export async function startEnvoy(options: EnvoyOptions): Promise<RunningEnvoy> {
   const folder = await mkdtemp(join(tmpdir(), "kvatlas-envoy-"));
   const file = join(folder, "envoy.yaml");
   const adminFile = join(folder, "admin");
+  const workers = String(options.workers ?? 1);
   await writeFile(file, stringify(bootstrap));
-  const args = ["-c", file, "--use-dynamic-base-id", "--concurrency", "1", "--admin-address-path", adminFile, "--log-level", "warning"];
+  const args = ["-c", file, "--use-dynamic-base-id", "--concurrency", workers, "--admin-address-path", adminFile, "--log-level", "warning"];
   const child = spawn(binary, args, { stdio: ["ignore", "ignore", "pipe"] });
   const release = endsWithThisProcess(child);
   let log = "";

@@ -4,10 +4,12 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
 
+/** What the server's certificate is for, and nothing else. */
+export const certificateName = "redis.test";
+
 /** PEM files of an authority of the test's own and of what it has signed. */
 export interface TestCertificates {
   readonly caFile: string;
-  /** Of the server: for the name `redis.test` and nothing else. */
   readonly server: { readonly certFile: string; readonly keyFile: string };
   readonly client: { readonly certFile: string; readonly keyFile: string };
   remove(): Promise<void>;
@@ -29,7 +31,7 @@ export async function makeTestCertificates(): Promise<TestCertificates> {
   };
   return {
     caFile: join(folder, "ca.pem"),
-    server: await sign("server", "redis.test"),
+    server: await sign("server", certificateName),
     client: await sign("client", "client.test"),
     remove: () => rm(folder, { recursive: true, force: true }),
   };
