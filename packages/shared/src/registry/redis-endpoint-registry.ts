@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import { type Clock, systemClock } from "../clock.ts";
 import { KvatlasError } from "../errors.ts";
 import type { ScopeSpec } from "../hashing/key-scheme.ts";
@@ -43,6 +44,9 @@ export interface RedisRegistryOptions {
   /** Shards of scopes registered from now on: 1 on a single Redis, 16 or more on a cluster. @defaultValue 1 */
   readonly shards?: number | (() => Promise<number>);
 }
+
+/** How long the first to need the time of Redis wait for it; until it is known, their own is taken for it. */
+const FIRST_TIME_MS = 1_000;
 
 /** Tries at a higher incarnation number when Redis has lost the latest numbers: the second one succeeds, unless it keeps losing them. */
 const MAX_INCARNATION_TRIES = 10;
@@ -256,7 +260,7 @@ class RedisEndpointRegistry implements EndpointRegistry {
     for (const stop of [...this.#stops]) stop();
   }
 
-  /** Asks Redis what time it is, now and then. */
+  /** Asks Redis what time it is, now and then. In a cluster one server is asked, which may be away while others are not: nobody waits for it for long. */
   async #storeTime(): Promise<StoreTime> {
     if (this.#time.isFresh) return this.#time;
     this.#measuring ??= this.#time
@@ -265,10 +269,12 @@ class RedisEndpointRegistry implements EndpointRegistry {
         const [seconds, micros] = Array.isArray(reply) ? reply.map(Number) : [];
         return seconds === undefined || micros === undefined ? null : seconds * 1_000 + Math.floor(micros / 1_000);
       })
+      // Whoever asked has calls of its own to make, which say so.
+      .catch(() => {})
       .finally(() => {
         this.#measuring = null;
       });
-    await this.#measuring;
+    if (!this.#time.isKnown) await Promise.race([this.#measuring, sleep(FIRST_TIME_MS, undefined, { ref: false })]);
     return this.#time;
   }
 

@@ -20,11 +20,14 @@ export class StoreTime {
     this.#clock = clock;
   }
 
-  /** The difference is known, and this clock has not been set since. */
+  /** The difference has been measured, however long ago. */
+  get isKnown(): boolean {
+    return this.#measured !== null;
+  }
+
+  /** It has been measured lately. */
   get isFresh(): boolean {
-    const { monotonic, wall } = this.#read();
-    if (this.#measured === null || monotonic - this.#measured.atMs > FRESH_MS) return false;
-    return Math.abs(wall - monotonic - (this.#measured.wallMs - this.#measured.atMs)) < SET_MS;
+    return this.#measured !== null && this.#clock.monotonic() - this.#measured.atMs <= FRESH_MS;
   }
 
   /**
@@ -41,18 +44,26 @@ export class StoreTime {
     // By the monotonic clock: the other one may be set meanwhile.
     const sentAtWall = answered.wall - (answered.monotonic - sent.monotonic);
     const [least, most] = [storeMs - answered.wall - ROUNDING_MS, storeMs - sentAtWall + ROUNDING_MS];
-    this.#skewMs = Math.round(Math.min(most, Math.max(least, this.#skewMs)));
+    this.#skewMs = Math.round(Math.min(most, Math.max(least, this.#skew())));
     this.#measured = { atMs: answered.monotonic, wallMs: answered.wall };
   }
 
   /** A time of this process, in ms since the epoch by its own clock, as the store has it. */
   toStore(ownMs: number): number {
-    return ownMs + this.#skewMs;
+    return ownMs + this.#skew();
   }
 
   /** A time of the store as this process has it. */
   toOwn(storeMs: number): number {
-    return storeMs - this.#skewMs;
+    return storeMs - this.#skew();
+  }
+
+  /** As measured; where this clock has been set since, by that much less. */
+  #skew(): number {
+    if (this.#measured === null) return this.#skewMs;
+    const { monotonic, wall } = this.#read();
+    const setByMs = wall - monotonic - (this.#measured.wallMs - this.#measured.atMs);
+    return Math.abs(setByMs) < SET_MS ? this.#skewMs : this.#skewMs - Math.round(setByMs);
   }
 
   #read(): { readonly wall: number; readonly monotonic: number } {
