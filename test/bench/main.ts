@@ -16,6 +16,7 @@ const benches: Readonly<
   ladder: () => import("./ladder.ts"),
   multiround: () => import("./multiround.ts"),
   routers: () => import("./routers.ts"),
+  pressure: () => import("./pressure.ts"),
   charts: () => import("./charts.ts"),
   encodings: () => import("./encodings.ts"),
 };

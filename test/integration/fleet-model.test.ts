@@ -58,6 +58,19 @@ describe("a working set that nearly fills the fleet", () => {
   });
 });
 
+it("a working set that no longer fits: what queues will compute counts as held, so knowledge of caches is no worse than a history", async () => {
+  // 24 groups of 6,000 tokens over 2 replicas of 40,000.
+  const workload = ladderWorkload({ ...nearlyFull, outputTokens: 100, warmUp: [4, 15], stages: [[4, 60]] });
+  const run = compare(workload, { replicas: 2, capacityTokens: 40_000 });
+  const ours = await run("default");
+  const estimated = await run("estimated");
+  const blind = await run("default", { router: { speculationMs: 0 } });
+  expect(ours.queueMean).toBeGreaterThan(5);
+  expect(ours.hitPercent).toBeGreaterThan(blind.hitPercent + 5);
+  expect(ours.ttftMeanS).toBeLessThan(0.9 * blind.ttftMeanS);
+  expect(ours.ttftMeanS).toBeLessThanOrEqual(1.03 * estimated.ttftMeanS);
+});
+
 describe("a generated trace of chats", () => {
   const lines = generateTrace({ ...traceShapes.conversation, requests: 400, spanS: 400, gapS: { median: 20, sigma: 0.9 } }, 3);
   const run = compare(traceWorkload("chats", lines, 1), { replicas: 4, capacityTokens: 1_000_000 });

@@ -3,6 +3,7 @@ import { type FleetSnapshot, routeOfModel } from "@kvatlas/router/fleet/fleet";
 import { type InflightEntry, InflightTracker } from "@kvatlas/router/fleet/inflight-tracker";
 import { LoadReader } from "@kvatlas/router/fleet/load-reader";
 import { OutlierEjection } from "@kvatlas/router/fleet/outlier-ejection";
+import { beginAt } from "@kvatlas/router/handling/sent-request";
 import { Decider } from "@kvatlas/router/routing/decide";
 import type { Decision } from "@kvatlas/router/routing/decision";
 import { createPolicy } from "@kvatlas/router/routing/policies/create-policy";
@@ -70,6 +71,7 @@ export class ModelRouter {
         verify: new VerifyLookup({ index, logger: silentLogger, random, onCompared: () => {} }, 0),
         sources: { next: () => turn++, random },
         clock: time,
+        timers,
         logger: silentLogger,
         onDecided: () => {},
       },
@@ -110,7 +112,6 @@ export class ModelRouter {
   }
 
   begin(decision: Decision): InflightEntry {
-    const promptTokens = decision.promptTokens ?? 0;
-    return this.#inflight.begin(decision.endpoint.id, promptTokens - decision.matchedTokens, promptTokens);
+    return beginAt(this.#inflight, decision, decision.endpoint, 0);
   }
 }

@@ -28,6 +28,7 @@ export function beginAt(
 ): InflightEntry {
   const promptTokens = decision.promptTokens ?? Math.min(maxGuessedTokens, Math.ceil(bodyBytes / bytesPerToken));
   decision.placement?.sentTo(endpoint);
+  decision.placement?.waits();
   const prefillTokens = isPrefilled ? 0 : promptTokens - matchedBy(decision, endpoint);
   return placing(decision.placement, inflight.begin(endpoint.id, prefillTokens, promptTokens));
 }
@@ -37,6 +38,7 @@ function placing(placement: Placement | undefined, entry: InflightEntry): Inflig
   let hasBegun = false;
   return {
     firstByte: () => {
+      if (!hasBegun) placement?.answered();
       hasBegun = true;
       entry.firstByte();
     },

@@ -1,4 +1,4 @@
-import type { Clock } from "@kvatlas/shared/clock";
+import { type Clock, systemTimers, type Timers } from "@kvatlas/shared/clock";
 import type { RouterConfig } from "@kvatlas/shared/config/schema";
 import type { BlockIndex } from "@kvatlas/shared/index/block-index";
 import type { Logger } from "@kvatlas/shared/logger";
@@ -22,7 +22,7 @@ import { hasGivenUp, type Mode, type Ruling } from "./modes/mode.ts";
 import { createOffMode } from "./modes/off-mode.ts";
 import { PreciseMode } from "./modes/precise-mode.ts";
 import type { OffPolicySources } from "./off-policy.ts";
-import { Placement } from "./placement.ts";
+import { Placement, type Renewal } from "./placement.ts";
 import { createPolicy } from "./policies/create-policy.ts";
 import type { PromptKeys } from "./prompt-keys.ts";
 import { type DecideInput, RequestWork } from "./request-work.ts";
@@ -34,6 +34,8 @@ export interface DeciderDeps extends ContestDeps {
   readonly verify: VerifyLookup;
   readonly sources: OffPolicySources;
   readonly clock: Clock;
+  /** @defaultValue those of the process */
+  readonly timers?: Timers;
   readonly logger: Logger;
   /** What routers sent where. @defaultValue in the memory of this one */
   readonly history?: RoutingHistory;
@@ -52,6 +54,10 @@ export interface DeciderOptions {
   readonly config: RouterConfig;
 }
 
+/** Parts of the time that speculation lasts. */
+const firstRenewedAfter = 0.1;
+const renewedAfter = 0.5;
+
 /**
  * Picks the endpoint for a request: asks the modes of its pool, one after the other, until one can rule. Rejects only with HttpError: 503 when no
  * endpoint can take requests.
@@ -60,6 +66,8 @@ export class Decider {
   readonly #deps: DeciderDeps;
   readonly #options: DeciderOptions;
   readonly #divider: Divider;
+  /** Of speculation. */
+  readonly #renewal: Renewal | null;
   readonly #modes: Readonly<Record<"precise" | "estimated" | "off" | "load", readonly Mode[]>>;
 
   constructor(deps: DeciderDeps, options: DeciderOptions) {
@@ -75,6 +83,11 @@ export class Decider {
       ...(deps.atTurnEnd === undefined ? {} : { atTurnEnd: deps.atTurnEnd }),
       onWritten: deps.onShared ?? (() => {}),
     });
+    const { speculationMs } = config;
+    this.#renewal =
+      speculationMs > 0
+        ? { timers: deps.timers ?? systemTimers, firstMs: speculationMs * firstRenewedAfter, intervalMs: speculationMs * renewedAfter }
+        : null;
     const contest = new Contest(deps, { routerId, lookupTimeoutMs: config.lookupTimeoutMs });
     const transferPolicy = createPolicy({ ...config, missFactor: config.disaggregation.transferFactor });
     this.#divider = new Divider({ contest, transferPolicy }, config.disaggregation);
@@ -97,7 +110,7 @@ export class Decider {
     if (input.byLoad !== undefined) work.giveUp({ reason: input.byLoad });
     const ruling = await this.#rule(work, this.#modes[input.byLoad === undefined ? modeOfPool(input.route.pool.config) : "load"]);
     const divided = input.mayDivide === true ? this.#divider.divide(work, ruling) : null;
-    const decision = decisionOf(work, divided?.ruling ?? ruling, divided?.division ?? null);
+    const decision = decisionOf(work, divided?.ruling ?? ruling, divided?.division ?? null, this.#renewal);
     if (!work.isDryRun) onDecided(decision);
     return decision;
   }
@@ -112,11 +125,16 @@ export class Decider {
   }
 }
 
-function decisionOf(work: RequestWork, { mode, reason, ranking, residency }: Ruling, division: Division | null): Decision {
+function decisionOf(
+  work: RequestWork,
+  { mode, reason, ranking, residency }: Ruling,
+  division: Division | null,
+  renewal: Renewal | null,
+): Decision {
   const [picked] = ranking;
   if (picked === undefined) throw new HttpError(503, whyNone(work.input.route.endpoints), { retryAfterSeconds: 1 });
   // At once, in the same turn as the ranking: the next request of a burst is to know of this one.
-  const placement = work.isDryRun || work.remember === null ? null : new Placement(work.remember);
+  const placement = work.isDryRun || work.remember === null ? null : new Placement(work.remember, mode === "precise" ? renewal : null);
   placement?.sentTo(picked.endpoint);
   return {
     endpoint: picked.endpoint,

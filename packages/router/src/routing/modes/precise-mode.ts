@@ -83,11 +83,11 @@ export class PreciseMode implements Mode {
     const exact = residencyOf(queries, found.matches, marks);
     const residency = estimated === null ? exact : withEstimates(exact, estimated, blind);
     const blindIds = new Set(blind.map(({ id }) => id));
-    work.remember = (endpoint) => {
+    work.remember = (endpoint, isAgain) => {
       const isBlind = blindIds.has(endpoint.id);
       const takeBacks = [
         ...(chains === null ? [] : [estimator.remember({ ...chains, isShared: isBlind }, endpoint, config)]),
-        ...(isBlind || !speculation.isOn ? [] : [this.#mark(marked, found.matches, endpoint)]),
+        ...(isBlind || !speculation.isOn ? [] : [this.#mark(marked, isAgain ? [] : found.matches, endpoint)]),
       ];
       return () => {
         for (const takeBack of takeBacks) takeBack();
