@@ -16,9 +16,9 @@ import { modelDirectory } from "../support/tokenizer-models.ts";
  * cluster is an API server with the objects of the published guides.
  */
 
-const busyMs = 240_000;
+const busyMs = 480_000;
 /** Nothing may depend on how busy the machine is. */
-const patientMs = 60_000;
+const patientMs = 120_000;
 const tokenizer = modelDirectory("qwen3");
 const replicaIps = ["127.0.0.2", "127.0.0.3", "127.0.0.4"];
 /** Rounds of so many chats on every replica: landing right each time is no accident. */
@@ -285,8 +285,8 @@ describe.skipIf(findEnvoy() === null)(findEnvoy() === null ? envoyHint : "two ro
         redis: { url: testRedisUrl(), keyPrefix: uniqueKeyPrefix(), commandTimeoutMs: patientMs },
       });
       const ingester = run(["ingester", "--config", config]);
+      const routers = await Promise.all([startRouter("router", config), startRouter("router", config)]);
       await ready(await ingesterAdmin(ingester));
-      const routers = [await startRouter("router", config), await startRouter("router", config)];
       const envoy = await startGateway(replicas, routers);
 
       const chats = await openChats(envoy, served, "Whale");
