@@ -17,6 +17,7 @@ const benches: Readonly<
   multiround: () => import("./multiround.ts"),
   routers: () => import("./routers.ts"),
   pressure: () => import("./pressure.ts"),
+  disaggregation: () => import("./disaggregation.ts"),
   charts: () => import("./charts.ts"),
   encodings: () => import("./encodings.ts"),
 };
@@ -24,9 +25,10 @@ const benches: Readonly<
 // Children die with this process only when it exits by itself.
 for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => process.exit(1));
 
-// Figures are JSON anyway.
-const [name, ...rest] = process.argv.slice(2).filter((argument) => argument !== "--json");
+const [name, ...asked] = process.argv.slice(2);
 const bench = name === undefined ? undefined : await benches[name]?.();
+// Figures are JSON anyway; some benches tell nothing else then.
+const rest = bench?.usage?.includes("--json") === true ? asked : asked.filter((argument) => argument !== "--json");
 try {
   if (name === undefined || bench === undefined) {
     throw new UsageError(`Usage: npm run bench -- <name>\nGot: ${name ?? "nothing"}. Names: ${Object.keys(benches).join(", ")}`);

@@ -45,7 +45,9 @@ export async function run(args: readonly string[]): Promise<object> {
   const sources = trace === undefined ? Object.keys(traceShapes).map((name) => `generated:${name}`) : [trace];
   const runs: TraceRun[] = [];
   for (const source of sources) {
-    const lines = readTrace(source).slice(from, from + count);
+    const all = readTrace(source);
+    const lines = all.slice(from, from + count);
+    if (lines.length === 0) throw new UsageError(`--from: got ${from}, but ${source} has ${all.length} requests.`);
     for (const done of await compareOnTrace(basename(source), lines, { capacities, loads, names, replicas, routers }, !options.has("json")))
       runs.push(done);
   }
