@@ -46,6 +46,32 @@ describe("another number of data-parallel ranks", () => {
   });
 });
 
+describe("an engine that restarts twice between two looks at it", () => {
+  it("is found out although its batches are numbered on from where the run between had come", async () => {
+    const publisher = await bed.publisher();
+    const startedAt = (seconds: number): string => `process_start_time_seconds ${seconds}\n`;
+    const engine = await bed.engine({ "/metrics": startedAt(1_000) });
+    const { address } = engine;
+    const rig = await bed.ingester([poolOf([{ address, publisher }])]);
+    const [first, between, last] = [new TestPrompt(1, 2), new TestPrompt(2, 2), new TestPrompt(3, 4)];
+    await publisher.publish([first.stored()], { timestamp: 1_001 });
+    await bed.expectHeld(address, first, [1, 1]);
+    await eventually(async () => expect((await recordOf(bed.store, address))?.meta.processStartSeconds).toBe(1_000));
+    publisher.restart();
+    await publisher.publish([between.stored()], { timestamp: 1_011 });
+    await bed.expectHeld(address, between, [1, 1]);
+    publisher.restart();
+    await publisher.publish([last.stored(0, 2)], { timestamp: 1_021, lose: true });
+    await publisher.publish([last.stored(2, 4)], { timestamp: 1_022 });
+    await bed.expectHeld(address, last, [0, 0, 1, 1]);
+    engine.pages["/metrics"] = startedAt(1_020);
+    await bed.expectHeld(address, last, [1, 1, 1, 1]);
+    await bed.expectHeld(address, between, [0, 0]);
+    // Once each.
+    expect(await rig.metric("kvatlas_ingester_incarnations_total", { cause: "restart" })).toBe(2);
+  });
+});
+
 describe("another model at the same address", () => {
   it("begins a new life there when the configuration says so", async () => {
     const [former, next] = [await bed.publisher(), await bed.publisher()];

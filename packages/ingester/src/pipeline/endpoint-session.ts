@@ -196,7 +196,7 @@ export class EndpointSession {
       this.#wakeUp.notify();
     }
     const seen = observation.metrics?.processStartSeconds ?? null;
-    if (this.#processStart.sees(seen, observation.startedAt)) {
+    if (this.#processStart.sees(seen, observation.startedAt, this.#intake.position.since)) {
       this.#restartDue = "its process start time has changed";
       this.#wakeUp.notify();
     }

@@ -13,7 +13,6 @@ import { GroupCatalog, groupKindOf } from "./group-catalog.ts";
 import { HeldBatches } from "./held-batches.ts";
 import { IndexFeed } from "./index-feed.ts";
 import { countEachStore, nativeTranslator } from "./key-translator.ts";
-import { ProcessStartWatch } from "./process-start-watch.ts";
 import { SkipLog } from "./skip-log.ts";
 import { storedEvent } from "./stored-event.fixture.ts";
 
@@ -92,22 +91,6 @@ describe("HeldBatches", () => {
     const batch = (seq: number, bytes: number) => ({ seq, events: [removed([seq])], bytes, receivedAt: null });
     expect([held.push(batch(1, 60)), held.push(batch(2, 60)), held.push(batch(3, 500))]).toEqual([0, 1, 1]);
     expect([held.shift()?.seq, held.shift()]).toEqual([3, undefined]);
-  });
-});
-
-describe("ProcessStartWatch", () => {
-  it("tells a restart from its echo", () => {
-    const clock = new FakeClock();
-    const watch = new ProcessStartWatch(clock, null);
-    const sees = (start: number | null) => watch.sees(start, clock.monotonic());
-    expect([sees(null), sees(10), sees(10)]).toEqual([false, false, false]);
-    expect(sees(20)).toBe(true);
-    watch.restartSeen();
-    expect([sees(20), sees(30), sees(40)]).toEqual([false, false, true]);
-    watch.restartSeen();
-    clock.advance(200_000);
-    expect(sees(50)).toBe(true);
-    expect(watch.known).toBe(50);
   });
 });
 

@@ -22,10 +22,9 @@ export class StreamIntake {
 
   /** `receivedAt`: monotonic ms; null for a replayed batch. The promise, when there is one, resolves when the next may be taken. */
   take(frame: EngineFrame, receivedAt: number | null): Promise<void> | undefined {
-    this.position.applied = frame.seq;
     this.#takenAt = receivedAt ?? this.#clock.monotonic();
     const taken = this.#applier.take(frame.seq, frame.payload, receivedAt);
-    this.position.mark = this.#applier.lastTaken;
+    this.position.taken(frame.seq, this.#applier.lastTaken);
     return taken;
   }
 }

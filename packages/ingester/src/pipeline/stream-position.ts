@@ -12,11 +12,21 @@ export class StreamPosition {
   applied = -1;
   /** The batch by which a replay shows whether it is of the run of the engine that the index holds. */
   mark: BatchMark | null = null;
+  /** Timestamp of the earliest batch known of this run of the engine, in seconds by the engine's clock; null when none is. */
+  since: number | null = null;
 
   /** Goes on after `applied`; a mark above it is of no use. */
   resume(applied: number, mark: BatchMark | null): void {
     this.applied = applied;
     this.mark = mark !== null && mark.seq <= applied ? mark : null;
+    this.since = this.mark?.timestampSeconds ?? null;
+  }
+
+  /** A batch has been taken in. */
+  taken(seq: number, mark: BatchMark | null): void {
+    this.applied = seq;
+    this.mark = mark;
+    this.since ??= mark?.timestampSeconds ?? null;
   }
 
   /** Another run of the engine: its numbers begin at 0. */
