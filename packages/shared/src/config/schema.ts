@@ -254,9 +254,11 @@ export const routerSchema = z.strictObject({
   decodeFactor: z
     .number()
     .min(0)
-    .max(1000)
-    .default(200)
-    .describe("cost policy: queued-prefill-token equivalents per running or waiting request: what its decoding delays the first token by."),
+    .max(10_000)
+    .default(1_000)
+    .describe(
+      "cost policy: queued-prefill-token equivalents per running or waiting request: what its decoding costs everybody there, in first tokens that come later and answers that do.",
+    ),
   mediumWeights: z
     .strictObject({
       gpu: z.number().min(0).max(1).default(1).describe("A token in GPU memory."),
