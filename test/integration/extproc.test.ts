@@ -129,8 +129,9 @@ describe("a request in full duplex", () => {
 
   it("goes where its prefix is", async () => {
     const rig = await startPicker();
-    const prompt = promptOf(2_000, 7);
-    await rig.hold(endpoints[2] ?? "", prompt, 100);
+    const prompt = promptOf(8_000, 7);
+    // More than the others' having less to do is worth.
+    await rig.hold(endpoints[2] ?? "", prompt, 400);
     const stream = rig.gateway
       .open()
       .send(postHead())
@@ -371,14 +372,15 @@ describe("refusals", () => {
 describe("answers", () => {
   const sse = [
     'data: {"choices":[]}\n\n',
-    'data: {"usage":{"prompt_tokens":2000,"prompt_tokens_details":{"cached_tokens":1600}}}\n\ndata: [DONE]\n\n',
+    'data: {"usage":{"prompt_tokens":8000,"prompt_tokens_details":{"cached_tokens":6400}}}\n\ndata: [DONE]\n\n',
     "",
   ];
 
   it("are passed on piece by piece; what engines say of their cache is compared with what was predicted", async () => {
     const rig = await startPicker();
-    const prompt = promptOf(2_000, 7);
-    await rig.hold(endpoints[2] ?? "", prompt, 100);
+    const prompt = promptOf(8_000, 7);
+    // More than the others' having less to do is worth.
+    await rig.hold(endpoints[2] ?? "", prompt, 400);
     const stream = rig.gateway
       .open()
       .send(postHead())

@@ -255,7 +255,7 @@ export const routerSchema = z.strictObject({
     .number()
     .min(0)
     .max(10_000)
-    .default(1_000)
+    .default(800)
     .describe(
       "cost policy: queued-prefill-token equivalents per running or waiting request: what its decoding costs everybody there, in first tokens that come later and answers that do.",
     ),
