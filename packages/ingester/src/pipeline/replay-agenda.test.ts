@@ -44,6 +44,22 @@ describe("ReplayAgenda", () => {
       pass(1_000);
     }
     expect(agenda.isDue).toBe(true);
+    agenda.asked();
+    agenda.answered();
+    expect(agenda.dueAt).toBeNull();
+  });
+
+  it("asks again when the engine has worked while it was asked: the answer may be of before", () => {
+    const { agenda, pass } = agendaAt();
+    agenda.worked();
+    pass(2_000);
+    agenda.asked();
+    agenda.worked();
+    agenda.answered();
+    expect(agenda.dueAt).not.toBeNull();
+    pass(4_000);
+    expect(agenda.isDue).toBe(true);
+    agenda.asked();
     agenda.answered();
     expect(agenda.dueAt).toBeNull();
   });

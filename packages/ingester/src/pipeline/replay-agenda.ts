@@ -26,6 +26,8 @@ export class ReplayAgenda {
   #dueAt: number | null;
   #checkedAt = Number.NEGATIVE_INFINITY;
   #retryMs = firstRetryMs;
+  /** The engine's counters have moved since a replay was last asked for: what it brings may be of before. */
+  #hasWorkedSince = false;
 
   /** A debt that is there already is due at once. */
   constructor(clock: Clock, debts: Debts) {
@@ -57,13 +59,20 @@ export class ReplayAgenda {
 
   /** The engine's counters have moved: unless a batch comes, it has been lost on the way. */
   worked(): void {
+    this.#hasWorkedSince = true;
     this.#dueAt ??= Math.max(this.#clock.monotonic() + quietMs, this.#checkedAt + betweenChecksMs);
+  }
+
+  /** A replay is being asked for. */
+  asked(): void {
+    this.#hasWorkedSince = false;
   }
 
   answered(): void {
     this.#checkedAt = this.#clock.monotonic();
     this.#retryMs = firstRetryMs;
     this.#dueAt = this.owedFrom === null ? null : this.#checkedAt;
+    if (this.#hasWorkedSince) this.worked();
   }
 
   unanswered(): void {

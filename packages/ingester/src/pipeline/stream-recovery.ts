@@ -58,6 +58,7 @@ export class StreamRecovery {
       return null;
     }
     profile.find("replay", null);
+    agenda.asked();
     const result = await catchUp(
       this.#deps,
       {
@@ -197,6 +198,7 @@ export class StreamRecovery {
   async #payDebt(seq: number): Promise<void> {
     const { agenda, logger } = this.#deps;
     const address = await this.#deps.replayAddress(this.#options.signal);
+    agenda.asked();
     const oldest = address === null ? "unanswered" : await oldestFrom({ logger }, this.#options, address, seq);
     if (oldest === "unanswered") {
       agenda.unanswered();
