@@ -34,6 +34,7 @@ export interface ThreadPromptEncoder extends PromptEncoder {
 
 /** Prompts a thread works on at once: JavaScript holds its thread, the native engine works beside it. */
 const NATIVE_TASKS_PER_THREAD = 8;
+
 /**
  * Encodes in worker threads, off the event loop. Loading begins at once and every thread warms up before its first request; requests
  * that come earlier wait. A thread that dies is replaced, and only the requests it was at fail.

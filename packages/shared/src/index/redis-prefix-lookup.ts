@@ -96,20 +96,17 @@ function* matchBySearch(query: PrefixQuery, keys: RedisKeys, scope: ScopeLayout)
 
   const search = new PrefixSearch(query, keys, scope, layouts);
   yield search.calls();
-  const reader = new ChainReader(query, keys, scope);
   const matches = new Map<EndpointId, PrefixMatch>();
   const windowed: Windowed[] = [];
   for (const [endpoint, { incarnation, lengths }] of search.found()) {
     const layout = layouts.get(endpoint);
-    if (layout === undefined || layout.sliding.length === 0) {
-      setMatch(matches, endpoint, lengths, query.keys.length);
-      continue;
-    }
-    reader.know(endpoint, incarnation);
-    windowed.push({ endpoint, layout, lengths });
+    if (layout === undefined || layout.sliding.length === 0) setMatch(matches, endpoint, lengths, query.keys.length);
+    else windowed.push({ endpoint, incarnation, layout, lengths });
   }
   if (windowed.length === 0) return matches;
 
+  const reader = new ChainReader(query, keys, scope);
+  for (const { endpoint, incarnation } of windowed) reader.know(endpoint, incarnation);
   yield* readUnread(
     reader,
     windowed.flatMap(({ layout, lengths }) => {
@@ -130,6 +127,7 @@ function* matchBySearch(query: PrefixQuery, keys: RedisKeys, scope: ScopeLayout)
 /** An endpoint whose prefix has to be confirmed by its sliding-window groups. */
 interface Windowed {
   readonly endpoint: EndpointId;
+  readonly incarnation: number;
   readonly layout: HybridLayout;
   readonly lengths: readonly number[];
 }
