@@ -46,9 +46,10 @@ interface Timings {
  * k eighths. `cold`: never seen; `remembered`: the next turn of the same chats. Time is what the decision itself reports.
  *
  * `decider`: the router's decider alone, in this process, in an open loop at a modest rate, with all that a proxied request leaves behind (speculation,
- * history). `routeApi`: dry runs through the HTTP API of a router in this process, one after the other, which share the process with the client and its JSON.
+ * history); `rememberedBackToBack` without the pauses, in which a processor's caches and clock go down. `routeApi`: dry runs through the HTTP API of a router in this process, one after the other, which share the process with the client and its JSON.
  *
- * The floor beside it reads every key of the same prompts in one pipeline, in the same run.
+ * Two floors beside it, in the same run: a PING at the same modest rate, which is what one round trip takes on this machine when nothing else is done; and a
+ * pipeline that reads every key of the same prompts.
  */
 export async function run(): Promise<object> {
   const server = await startRedisServer();
@@ -95,6 +96,7 @@ export async function run(): Promise<object> {
     const remembered: Timings[] = [];
     for (const chain of measured) remembered.push(await decide(chain.next));
     const decider = await measureDecider(backend, config, chains);
+    const ping = await pingEvery(server.url);
     const floor = await readEveryKey(
       server.url,
       measured.map((chain) => chain.keys),
@@ -106,6 +108,7 @@ export async function run(): Promise<object> {
       decisions: prompts,
       decider,
       routeApi: { cold: summary(cold), remembered: summary(remembered) },
+      floorPingMs: percentiles(ping),
       floorEveryKeyMs: percentiles(floor),
     };
   } finally {
@@ -141,30 +144,57 @@ async function measureDecider(backend: Backend, config: KvatlasConfig, chains: r
   const decide = async (prompt: Uint32Array): Promise<Timings> => {
     const route = routeOfModel(fleet.snapshot, model);
     if (route === null) throw new Error("the bench's fleet does not serve its model");
-    const request = { model, stream: false, prompt: { form: "ids", prompts: [prompt] }, cacheSalt: null, bodyText: "" } as const;
+    const request = {
+      model,
+      stream: false,
+      prompt: { form: "ids", prompts: [{ tokenIds: prompt }] },
+      cacheSalt: null,
+      bodyText: "",
+    } as const;
     const { mode, matchedTokens, timings } = await decider.decide({ request, route, fleet: fleet.snapshot, encoder: null });
     if (mode !== "precise" || matchedTokens === 0) throw new Error(`the decision was not precise: ${mode}, ${matchedTokens} tokens`);
     return { keysMs: timings.keysMs ?? 0, lookupMs: timings.lookupMs ?? 0, totalMs: timings.totalMs };
-  };
-  const openLoop = async (prompts: readonly Uint32Array[]): Promise<readonly Timings[]> => {
-    const beganAt = performance.now();
-    const under: Promise<Timings>[] = [];
-    for (const [i, prompt] of prompts.entries()) {
-      await wait(Math.max(0, beganAt + (i * 1_000) / openLoopRate - performance.now()));
-      under.push(decide(prompt));
-    }
-    return Promise.all(under);
   };
   try {
     const firsts = chains.map(({ first }) => Uint32Array.from(first));
     const nexts = chains.map(({ next }) => Uint32Array.from(next));
     const warm = [...firsts.slice(prompts), ...nexts.slice(prompts)];
     for (let round = 0; round < 20; round++) for (const prompt of warm) await decide(prompt);
-    const cold = await openLoop(firsts.slice(0, prompts));
-    const remembered = await openLoop(nexts.slice(0, prompts));
-    return { ratePerSecond: openLoopRate, cold: summary(cold), remembered: summary(remembered) };
+    const cold = await openLoop(firsts.slice(0, prompts), decide);
+    const remembered = await openLoop(nexts.slice(0, prompts), decide);
+    const backToBack: Timings[] = [];
+    for (const prompt of nexts.slice(0, prompts)) backToBack.push(await decide(prompt));
+    return {
+      ratePerSecond: openLoopRate,
+      cold: summary(cold),
+      remembered: summary(remembered),
+      rememberedBackToBack: summary(backToBack),
+    };
   } finally {
     await fleet.close();
+  }
+}
+
+async function openLoop<T, R>(items: readonly T[], run: (item: T) => Promise<R>): Promise<readonly R[]> {
+  const beganAt = performance.now();
+  const underWay: Promise<R>[] = [];
+  for (const [i, item] of items.entries()) {
+    await wait(Math.max(0, beganAt + (i * 1_000) / openLoopRate - performance.now()));
+    underWay.push(run(item));
+  }
+  return Promise.all(underWay);
+}
+
+async function pingEvery(url: string): Promise<readonly number[]> {
+  const redis = new Redis(url);
+  try {
+    return await openLoop(Array.from({ length: prompts }), async () => {
+      const startedAt = performance.now();
+      await redis.ping();
+      return performance.now() - startedAt;
+    });
+  } finally {
+    redis.disconnect();
   }
 }
 

@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import type { Clock } from "@kvatlas/shared/clock";
-import type { KeyExtras } from "@kvatlas/shared/hashing/block-hasher";
+import type { KeyExtras, MediaItem } from "@kvatlas/shared/hashing/block-hasher";
 import type { Logger } from "@kvatlas/shared/logger";
 import type { Answer } from "./engine/answer.ts";
 import type { EngineObserver, Schedule, SequenceListener } from "./engine/engine.ts";
@@ -23,6 +23,8 @@ export interface ReplicaDeps {
 export interface Submission {
   readonly id: string;
   readonly promptTokenIds: Uint32Array;
+  /** Images that some of them stand for. @defaultValue none */
+  readonly media?: readonly MediaItem[] | undefined;
   readonly answer: Answer;
   readonly lora: LoraAdapter | null;
   readonly cacheSalt: string | null;
@@ -153,6 +155,7 @@ export class Replica {
         hashes: this.options.enablePrefixCaching ? rank.chain.hashes(tokenIds, extrasOf(submission)) : [],
         lora: lora === null ? null : { id: this.options.loraAdapters.indexOf(lora) + 1, name: lora.name },
         cacheSalt,
+        media: submission.media ?? [],
         sessionId: submission.sessionId,
         skipsCacheLookup: submission.skipsCacheLookup,
         reportsReusedBlocks: submission.reportsReusedBlocks && this.options.profile.reportsReusedBlocks,
@@ -170,7 +173,7 @@ export class Replica {
   async pull(
     rank: Rank,
     from: RemoteBlocks,
-    prompt: Pick<Submission, "promptTokenIds" | "lora" | "cacheSalt">,
+    prompt: Pick<Submission, "promptTokenIds" | "media" | "lora" | "cacheSalt">,
     signal: AbortSignal,
   ): Promise<number | null> {
     const { blockSizeTokens, enablePrefixCaching, kvTransferMs, kvTransferTokensPerSecond, speed } = this.options;
@@ -279,6 +282,10 @@ export class Replica {
   }
 }
 
-function extrasOf({ lora, cacheSalt }: Pick<Submission, "lora" | "cacheSalt">): KeyExtras {
-  return { ...(lora === null ? {} : { lora }), ...(cacheSalt === null ? {} : { cacheSalt }) };
+function extrasOf({ lora, cacheSalt, media }: Pick<Submission, "lora" | "cacheSalt" | "media">): KeyExtras {
+  return {
+    ...(lora === null ? {} : { lora }),
+    ...(cacheSalt === null ? {} : { cacheSalt }),
+    ...(media === undefined ? {} : { media }),
+  };
 }

@@ -4,6 +4,7 @@ import { KvatlasError } from "@kvatlas/shared/errors";
 import { loadPromptEncoderCore, type Tokenizer } from "@kvatlas/shared/tokenization/local-prompt-encoder";
 import type { PromptEncoder } from "@kvatlas/shared/tokenization/prompt-encoder";
 import type { AnswerToken, AnswerVocabulary } from "./engine/answer.ts";
+import { imagePlaceholder, withImages } from "./images.ts";
 
 /** What a replica needs of a tokenizer. One instance serves any number of replicas. */
 export interface SimulatorTokenizer {
@@ -25,8 +26,10 @@ export async function loadSimulatorTokenizer(directory: string): Promise<Simulat
   const { tokenizer } = core;
   const special = await readSpecialTokens(directory);
   const vocabulary = pickVocabulary(tokenizer, special.endOfSequence === null ? null : (special.ids.get(special.endOfSequence) ?? null));
+  const prompts: PromptEncoder = { encode: async (request) => core.encode(request), close: () => Promise.resolve() };
+  const imageId = special.ids.get(imagePlaceholder);
   return {
-    prompts: { encode: async (request) => core.encode(request), close: () => Promise.resolve() },
+    prompts: imageId === undefined ? prompts : withImages(prompts, imageId),
     vocabulary,
     decode: (tokenIds) => decodeWithSpecials(tokenizer, special.texts, tokenIds),
   };

@@ -94,7 +94,7 @@ export class ModelRouter {
     const request = {
       model,
       stream: true,
-      prompt: { form: "ids", prompts: [prompt] },
+      prompt: { form: "ids", prompts: [{ tokenIds: prompt }] },
       cacheSalt: null,
       // Without text, what tells requests apart where no keys are known are their last tokens.
       bodyText: prompt.subarray(-16).join(" "),

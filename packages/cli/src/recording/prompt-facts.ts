@@ -1,4 +1,4 @@
-import { parseRequest } from "@kvatlas/router/request/parse-request";
+import { hasMedia, parseRequest } from "@kvatlas/router/request/parse-request";
 import type { KeyExtras } from "@kvatlas/shared/hashing/block-hasher";
 import type { Exchange } from "./engine-run.ts";
 import { isJson } from "./recording-line.ts";
@@ -36,8 +36,10 @@ export function promptFacts(
   const parsed = parseRequest(request.path, Buffer.from(request.bodyText, "utf8"));
   const { prompt } = parsed;
   if (prompt.form === "none" && prompt.why !== "not-a-prompt") return skip(reasons[prompt.why]);
+  if (prompt.form === "text" && hasMedia(prompt)) return skip(reasons.media);
   if (request.body.use_beam_search === true) return skip("beam search");
-  const given = prompt.form === "ids" ? prompt.prompts : null;
+  const given = prompt.form === "ids" ? prompt.prompts.map(({ tokenIds: ids }) => ids) : null;
+  const media = prompt.form === "ids" ? prompt.prompts[0]?.media : undefined;
   const ids = facts.promptTokenIds ?? given ?? encoded;
   if (ids !== null && ids.length > 1) return skip("several prompts in one request");
   if (!facts.hasUsage) return skip("no usage");
@@ -55,6 +57,7 @@ export function promptFacts(
     extras: {
       ...(isAdapter ? { lora: { name: model, ...(path === undefined ? {} : { path }) } } : {}),
       ...(cacheSalt === null ? {} : { cacheSalt }),
+      ...(media === undefined ? {} : { media }),
     },
   };
 }
@@ -70,8 +73,8 @@ export function promptIdsOf(
 ): readonly ArrayLike<number>[] | null {
   if (response !== null && response.status >= 400 && response.status < 500) return [];
   const { prompt } = parseRequest(request.path, Buffer.from(request.bodyText, "utf8"));
-  if (prompt.form === "none" && (prompt.why === "media" || prompt.why === "prompt-embeds")) return null;
-  return facts?.promptTokenIds ?? (prompt.form === "ids" ? prompt.prompts : encoded);
+  if (hasMedia(prompt) || (prompt.form === "none" && (prompt.why === "media" || prompt.why === "prompt-embeds"))) return null;
+  return facts?.promptTokenIds ?? (prompt.form === "ids" ? prompt.prompts.map(({ tokenIds }) => tokenIds) : encoded);
 }
 
 const reasons = {

@@ -1,4 +1,4 @@
-import { parseRequest } from "@kvatlas/router/request/parse-request";
+import { hasMedia, parseRequest } from "@kvatlas/router/request/parse-request";
 import { KvatlasError } from "@kvatlas/shared/errors";
 import type { RecordedTokenizer } from "./recorded-tokenizer.ts";
 import type { ReportBuilder } from "./report.ts";
@@ -44,7 +44,7 @@ export function checkTokens(tokenizer: RecordedTokenizer, question: TokenQuestio
   }
   const { name, line, path, bodyText, at, tokenIds, totalTokens } = question;
   const { prompt } = parseRequest(path, Buffer.from(bodyText, "utf8"));
-  const isMedia = prompt.form === "none" && (prompt.why === "media" || prompt.why === "prompt-embeds");
+  const isMedia = hasMedia(prompt) || (prompt.form === "none" && (prompt.why === "media" || prompt.why === "prompt-embeds"));
   if (isMedia || (kind === "chat" && prompt.form === "ids")) {
     report.skip(isMedia ? "tokens: media in the request" : "tokens: a chat that carries its token ids");
     return null;

@@ -3,6 +3,7 @@ import { estimateKeys, estimateScope, everyNth, sampledScope } from "@kvatlas/sh
 import type { RoutedChain } from "@kvatlas/shared/routing-history/routing-history";
 import type { EndpointId } from "@kvatlas/shared/types";
 import type { FleetEndpoint } from "../fleet/fleet.ts";
+import { hasMedia } from "../request/parse-request.ts";
 import type { DecisionReason } from "../routing/decision.ts";
 import type { KeyedQuery } from "../routing/prompt-keys.ts";
 import type { GivenUp, RequestWork } from "../routing/request-work.ts";
@@ -52,15 +53,16 @@ export class PrefixEstimator {
   /** Chains by tokens, or by the prompt's text where there are none. */
   async chainsOf(work: RequestWork, config: EstimateConfig): Promise<EstimateChains | GivenUp> {
     const { request, route } = work.input;
-    const tokenized = await work.tokenized();
+    // Replicas are not asked about images for an estimate: their addresses in the text tell them apart as well.
+    const tokenized = hasMedia(request.prompt) ? ({ reason: "media" } as const) : await work.tokenized();
     const pool = route.pool.config.name;
     const root = JSON.stringify([route.lora, request.cacheSalt]);
     const began = work.now();
     if ("prompts" in tokenized) {
       const scope = estimateScope(pool, "tokens", config.blockTokens);
-      const chains = tokenized.prompts.slice(0, maxPrompts).map((ids) => ({
+      const chains = tokenized.prompts.slice(0, maxPrompts).map(({ tokenIds: { buffer, byteOffset, byteLength } }) => ({
         scope,
-        keys: estimateKeys(new Uint8Array(ids.buffer, ids.byteOffset, ids.byteLength), config.blockTokens * 4, root),
+        keys: estimateKeys(new Uint8Array(buffer, byteOffset, byteLength), config.blockTokens * 4, root),
       }));
       work.timed("keysMs", work.now() - began);
       return { chains, tokensPerBlock: config.blockTokens, promptTokens: work.promptTokens ?? 0, isShared: true };

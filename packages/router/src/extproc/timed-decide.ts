@@ -4,11 +4,9 @@ import { within } from "../deadline.ts";
 import type { Decider } from "../routing/decide.ts";
 import type { Decision } from "../routing/decision.ts";
 import type { DecideInput } from "../routing/request-work.ts";
-import { tokenizeDeadlineMs } from "../routing/tokenize-prompt.ts";
+import { type TokenizeTimes, tokenizeDeadlineMs } from "../routing/tokenize-prompt.ts";
 
-type TimedConfig = Pick<RouterConfig, "tokenizeTimeoutMs" | "tokenizeTimeoutMsPerKiB"> & {
-  readonly extProc: Pick<RouterConfig["extProc"], "pickTimeoutMs">;
-};
+type TimedConfig = TokenizeTimes & { readonly extProc: Pick<RouterConfig["extProc"], "pickTimeoutMs"> };
 
 /**
  * Decides within a time of its own: gateways do not bound how long a picker takes in full duplex, and would wait for ever. Each step of a decision has its

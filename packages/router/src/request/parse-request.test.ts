@@ -5,7 +5,7 @@ import { parseDryRun, parseRequest } from "./parse-request.ts";
 const bytes = (value: unknown) => Buffer.from(typeof value === "string" ? value : JSON.stringify(value));
 const idsOf = (path: string, body: object) => {
   const { prompt } = parseRequest(path, bytes(body));
-  return prompt.form === "ids" ? prompt.prompts.map((ids) => [...ids]) : prompt;
+  return prompt.form === "ids" ? prompt.prompts.map(({ tokenIds }) => [...tokenIds]) : prompt;
 };
 
 describe("parseRequest", () => {
@@ -48,11 +48,61 @@ describe("parseRequest", () => {
 
   it.each([
     [{ messages: [{ role: "user", content: [{ type: "text", text: "a" }] }] }, { form: "text", kind: "chat" }],
-    [{ messages: [{ role: "user", content: [{ type: "image_url", image_url: {} }] }] }, { form: "none", why: "media" }],
+    [{ messages: [{ role: "user", content: [{ type: "image_url", image_url: {} }] }] }, { form: "text", kind: "chat", hasMedia: true }],
+    [
+      { messages: [{ role: "user", content: [{ type: "image_url", image_url: {} }] }], kv_transfer_params: { prompt_token_ids: [7, 8] } },
+      { form: "text", kind: "chat", hasMedia: true },
+    ],
     [{ messages: [], kv_transfer_params: { prompt_token_ids: [7, 8] } }, [[7, 8]]],
     [{ messages: "nonsense" }, { form: "text", kind: "chat" }],
   ])("knows the forms of a chat: %j", (body, expected) => {
     expect(idsOf("/v1/chat/completions", body)).toEqual(expected);
+  });
+
+  it.each([
+    [undefined, { form: "ids", prompts: [{ tokenIds: Uint32Array.of(5, 6, 7) }] }],
+    [null, { form: "ids", prompts: [{ tokenIds: Uint32Array.of(5, 6, 7) }] }],
+    [
+      {
+        mm_hashes: { image: ["b", "a"], audio: ["c"] },
+        mm_placeholders: {
+          image: [
+            { offset: 2, length: 1 },
+            { offset: 0, length: 1 },
+          ],
+          audio: [{ offset: 1, length: 1 }],
+        },
+        kwargs_data: null,
+      },
+      {
+        form: "ids",
+        prompts: [
+          {
+            tokenIds: Uint32Array.of(5, 6, 7),
+            media: [
+              { identifier: "a", offset: 0, length: 1 },
+              { identifier: "c", offset: 1, length: 1 },
+              { identifier: "b", offset: 2, length: 1 },
+            ],
+          },
+        ],
+      },
+    ],
+    [
+      { mm_hashes: { image: ["a"] }, mm_placeholders: { image: [] } },
+      { form: "none", why: "media" },
+    ],
+    [
+      { mm_hashes: { image: ["a"] }, mm_placeholders: { image: [{ offset: -1, length: 1 }] } },
+      { form: "none", why: "media" },
+    ],
+    [
+      { mm_hashes: { image: Array(600).fill("a") }, mm_placeholders: { image: Array(600).fill({ offset: 0, length: 1 }) } },
+      { form: "none", why: "media" },
+    ],
+    ["nonsense", { form: "none", why: "media" }],
+  ])("reads the images of a prompt of ids: %j", (features, expected) => {
+    expect(parseRequest("/inference/v1/generate", bytes({ token_ids: [5, 6, 7], features })).prompt).toEqual(expected);
   });
 
   it("leaves other paths to load", () => {

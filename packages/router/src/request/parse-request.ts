@@ -1,20 +1,25 @@
 import { isUtf8 } from "node:buffer";
 import { type JsonValue, LosslessJsonError, parseLosslessJson } from "@kvatlas/shared/tokenization/lossless-json";
+import type { EncodedPrompt } from "@kvatlas/shared/tokenization/prompt-encoder";
 import { isDivisible } from "../disaggregation/divisible.ts";
 import { jsonText } from "./json-text.ts";
+import { mediaOfFeatures } from "./media-features.ts";
 import { messagesToChat } from "./messages-to-chat.ts";
 import { HttpError } from "./openai-error.ts";
 import { promptTextOf } from "./prompt-text.ts";
 import { responsesToChat } from "./responses-to-chat.ts";
 import { tokenIdsOf, tokenPromptsOf, truncateTokenIds } from "./token-ids.ts";
 
+/** Token ids of one prompt, and the images and the like that some of them stand for. */
+export type PromptTokens = Pick<EncodedPrompt, "tokenIds" | "media">;
+
 /**
  * Where the tokens of a request come from: given as ids, to be had from a `PromptEncoder`, or not to be had here at all
  * (`why` becomes the decision's reason).
  */
 export type PromptSource =
-  | { readonly form: "ids"; readonly prompts: readonly Uint32Array[] }
-  | { readonly form: "text"; readonly kind: "chat" | "completion" }
+  | { readonly form: "ids"; readonly prompts: readonly PromptTokens[] }
+  | { readonly form: "text"; readonly kind: "chat" | "completion"; readonly hasMedia?: boolean }
   /** A request of another API that engines turn into a chat: the body of that chat; null where it cannot be told exactly. */
   | { readonly form: "other-api"; readonly chatBody: () => string | null }
   | { readonly form: "none"; readonly why: "not-a-prompt" | "media" | "skips-cache" | "prompt-embeds" };
@@ -142,19 +147,36 @@ function promptOf(json: Json, bodyText: string, kind: RequestKind | null): Promp
   if (kind === "generate") {
     const prompts = tokenPromptsOf(json.token_ids);
     if (prompts === null) return { form: "none", why: "not-a-prompt" };
-    return hasMediaFeatures(json) ? { form: "none", why: "media" } : { form: "ids", prompts };
+    const media = mediaOfFeatures(json.features);
+    const [tokenIds] = prompts;
+    if (media === null || tokenIds === undefined) return { form: "none", why: "media" };
+    return { form: "ids", prompts: media.length === 0 ? prompts.map(plain) : [{ tokenIds, media }] };
   }
   if (kind === "completion") {
     if (json.prompt_embeds !== undefined && json.prompt_embeds !== null) return { form: "none", why: "prompt-embeds" };
     const prompts = tokenPromptsOf(json.prompt);
     if (prompts === null) return { form: "text", kind: "completion" };
-    return { form: "ids", prompts: prompts.map((ids) => truncateTokenIds(ids, json.truncate_prompt_tokens, json.truncation_side)) };
+    return {
+      form: "ids",
+      prompts: prompts.map((ids) => plain(truncateTokenIds(ids, json.truncate_prompt_tokens, json.truncation_side))),
+    };
   }
-  // vLLM 0.27+: ids that replace template and tokenizer, also when the messages are there.
-  const given = isObject(json.kv_transfer_params) ? tokenIdsOf(json.kv_transfer_params.prompt_token_ids) : null;
-  if (given !== null) return { form: "ids", prompts: [given] };
+  const withMedia = hasMediaParts(json.messages);
+  // vLLM 0.27+: ids that replace template and tokenizer, also when the messages are there; 0.32+: not when those have images.
+  const given = isObject(json.kv_transfer_params) && !withMedia ? tokenIdsOf(json.kv_transfer_params.prompt_token_ids) : null;
+  if (given !== null) return { form: "ids", prompts: [plain(given)] };
   if (kind === "messages" || kind === "responses") return { form: "other-api", chatBody: () => chatBodyOf(kind, bodyText) };
-  return hasMediaParts(json.messages) ? { form: "none", why: "media" } : { form: "text", kind: "chat" };
+  return { form: "text", kind: "chat", ...(withMedia ? { hasMedia: true } : {}) };
+}
+
+function plain(tokenIds: Uint32Array): PromptTokens {
+  return { tokenIds };
+}
+
+/** Whether tokens alone do not tell the prompt. */
+export function hasMedia(source: PromptSource): boolean {
+  if (source.form === "text") return source.hasMedia === true;
+  return source.form === "ids" && source.prompts.some(({ media }) => media !== undefined);
 }
 
 /** Requests for which an engine does not read its prefix cache (vLLM 0.11.1+): prompt log-probabilities, also through `echo`. */
@@ -174,10 +196,6 @@ function chatBodyOf(kind: "messages" | "responses", bodyText: string): string | 
     if (error instanceof LosslessJsonError) return null;
     throw error;
   }
-}
-
-function hasMediaFeatures(json: Json): boolean {
-  return json.features !== undefined && json.features !== null;
 }
 
 const textParts = new Set(["text", "input_text", "output_text", "refusal", "thinking"]);

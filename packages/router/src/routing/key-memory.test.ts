@@ -37,6 +37,35 @@ describe("KeyMemory", () => {
     expect(salted).not.toEqual(plain);
   });
 
+  it("tells images apart that have the same tokens, and shares what comes before them", () => {
+    const tokens = fc.array(fc.integer({ min: 0, max: 1 }), { minLength: 20, maxLength: 60 });
+    const item = fc.record({ identifier: fc.constantFrom("a", "b"), offset: fc.nat(40), length: fc.integer({ min: 1, max: 12 }) });
+    fc.assert(
+      fc.property(
+        fc.array(fc.tuple(tokens, fc.array(item, { maxLength: 3 })), { minLength: 1, maxLength: 12 }),
+        fc.constantFrom("plain", "offset", "tagged"),
+        fc.constantFrom(0, 2),
+        (prompts, extrasForm, lookaheadTokens) => {
+          const memory = new KeyMemory({ segmentTokens: 8, maxTokens: 400 });
+          const hasher = createBlockHasher({
+            scheme: { kind: "native", algorithm: "sha256_cbor", seed: "0" },
+            blockSizeTokens: 4,
+            model: "m",
+            extrasForm,
+            lookaheadTokens,
+          });
+          for (const [ids, items] of prompts) {
+            const prompt = Uint32Array.from(ids);
+            const media = items.sort((a, b) => a.offset - b.offset);
+            const extras = media.length === 0 ? undefined : { media };
+            expect(memory.keys(hasher, "chain", prompt, extras, lookaheadTokens)).toEqual(hasher.chain(prompt, extras).keys);
+          }
+        },
+      ),
+      { numRuns: 200 },
+    );
+  });
+
   it("hashes only what is new", () => {
     const memory = new KeyMemory({ segmentTokens: 16 });
     const hasher = hasherOf(4);

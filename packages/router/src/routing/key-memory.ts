@@ -34,7 +34,7 @@ export class KeyMemory {
   /**
    * Keys of the blocks of `tokenIds`: the same as `hasher.chain(tokenIds, extras).keys`.
    *
-   * @param chainId - names everything besides the tokens that goes into the keys (scheme, form, extras)
+   * @param chainId - names everything besides tokens and media that goes into the keys (scheme, form, other extras)
    */
   keys(
     hasher: BlockHasher,
@@ -54,7 +54,7 @@ export class KeyMemory {
     let at = 0;
     while (at + segmentTokens <= hashable) {
       const tokens = tokenIds.subarray(at, at + segmentTokens + lookaheadTokens);
-      const name = `${parent}:${hashTokens(tokens)}`;
+      const name = `${parent}:${hashTokens(tokens)}${mediaIn(extras?.media, at, at + tokens.length)}`;
       let segment = this.#segments.get(name);
       if (segment === undefined || !equalTokens(segment.tokens, tokens)) {
         const chain = hasher.chain(tokenIds.subarray(0, at + segmentTokens + lookaheadTokens), extras, state);
@@ -71,6 +71,13 @@ export class KeyMemory {
     }
     return keys;
   }
+}
+
+/** Names the items of which there are placeholders in `[start, end)`, and where: the tokens of two images are the same. */
+function mediaIn(media: KeyExtras["media"], start: number, end: number): string {
+  if (media === undefined) return "";
+  const within = media.filter(({ offset, length }) => offset < end && offset + length > start);
+  return within.length === 0 ? "" : JSON.stringify(within.map(({ identifier, offset, length }) => [identifier, offset - start, length]));
 }
 
 /** FNV-1a over whole tokens; 32 bits. */

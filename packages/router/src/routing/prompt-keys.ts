@@ -3,6 +3,7 @@ import type { ScopeSpec } from "@kvatlas/shared/hashing/key-scheme";
 import type { PrefixQuery } from "@kvatlas/shared/index/block-index";
 import type { CacheGroup, EndpointId, ScopeId } from "@kvatlas/shared/types";
 import type { FleetEndpoint } from "../fleet/fleet.ts";
+import type { PromptTokens } from "../request/parse-request.ts";
 import type { KeyMemory } from "./key-memory.ts";
 
 /** One way of computing keys, and the endpoints whose keys are computed this way. */
@@ -13,7 +14,7 @@ export interface KeyedQuery {
 }
 
 export interface PromptKeysInput {
-  readonly prompts: readonly Uint32Array[];
+  readonly prompts: readonly PromptTokens[];
   readonly endpoints: readonly FleetEndpoint[];
   readonly scopes: ReadonlyMap<ScopeId, ScopeSpec>;
   readonly lora: string | null;
@@ -37,7 +38,8 @@ export class PromptKeys {
   /** Empty when nothing has been learned of any endpoint, or when no prompt fills a block. */
   queries(input: PromptKeysInput): readonly KeyedQuery[] {
     const variants = new Map<string, { readonly first: FleetEndpoint; readonly spec: ScopeSpec; readonly members: FleetEndpoint[] }>();
-    const hasExtras = input.lora !== null || input.cacheSalt !== null;
+    const prompts = input.prompts.slice(0, maxPrompts);
+    const hasExtras = input.lora !== null || input.cacheSalt !== null || prompts.some(({ media }) => media !== undefined);
     for (const endpoint of input.endpoints) {
       const spec = endpoint.scope === null ? undefined : input.scopes.get(endpoint.scope);
       if (spec === undefined) continue;
@@ -53,14 +55,13 @@ export class PromptKeys {
       const scope = first.scope;
       if (scope === null) continue;
       const hasher = this.#hasher(name, first, spec);
-      const extras = extrasOf(input, first);
       const chainId = JSON.stringify([name, input.lora, input.cacheSalt]);
       const endpoints = new Set(members.map((member) => member.id));
       const groups = groupsOf(members);
-      for (const prompt of input.prompts.slice(0, maxPrompts)) {
-        const all = this.#memory.keys(hasher, chainId, prompt, extras, first.lookaheadTokens);
+      for (const { tokenIds, media } of prompts) {
+        const all = this.#memory.keys(hasher, chainId, tokenIds, extrasOf(input, first, media), first.lookaheadTokens);
         // The last token is always computed, so a prompt that ends with a block cannot hit that block (vLLM get_computed_blocks).
-        const most = Math.floor((prompt.length - 1) / spec.blockSizeTokens);
+        const most = Math.floor((tokenIds.length - 1) / spec.blockSizeTokens);
         const keys = all.length > most ? all.slice(0, most) : all;
         if (keys.length === 0) continue;
         const query: PrefixQuery = groups === null ? { scope, keys } : { scope, keys, groups };
@@ -87,12 +88,13 @@ export class PromptKeys {
   }
 }
 
-function extrasOf(input: PromptKeysInput, endpoint: FleetEndpoint): KeyExtras | undefined {
-  if (input.lora === null && input.cacheSalt === null) return undefined;
+function extrasOf(input: PromptKeysInput, endpoint: FleetEndpoint, media: PromptTokens["media"]): KeyExtras | undefined {
+  if (input.lora === null && input.cacheSalt === null && media === undefined) return undefined;
   const path = input.lora === null ? undefined : endpoint.loras[input.lora];
   return {
     ...(input.lora === null ? {} : { lora: path === undefined ? { name: input.lora } : { name: input.lora, path } }),
     ...(input.cacheSalt === null ? {} : { cacheSalt: input.cacheSalt }),
+    ...(media === undefined ? {} : { media }),
   };
 }
 

@@ -8,7 +8,7 @@ import type { ParsedRequest } from "../request/parse-request.ts";
 import type { DecisionReason, DecisionTimings } from "./decision.ts";
 import type { Remember } from "./placement.ts";
 import { tieKeyOfText } from "./tie-key.ts";
-import { type TokenizedPrompt, tokenizeDeadlineMs, tokenizePrompt } from "./tokenize-prompt.ts";
+import { type TokenizedPrompt, type TokenizeTimes, tokenizePrompt } from "./tokenize-prompt.ts";
 
 export interface DecideInput {
   readonly request: ParsedRequest;
@@ -37,17 +37,12 @@ export interface GivenUp {
   readonly error?: unknown;
 }
 
-export interface WorkOptions {
-  readonly tokenizeTimeoutMs: number;
-  readonly tokenizeTimeoutMsPerKiB: number;
-}
-
 /** What is known so far of one request on its way through the modes: done once, whichever of them ask. */
 export class RequestWork {
   readonly input: DecideInput;
   readonly #clock: Clock;
   readonly #logger: Logger;
-  readonly #options: WorkOptions;
+  readonly #times: TokenizeTimes;
   readonly #startedAt: number;
   readonly #timings: { tokenizeMs: number | null; keysMs: number | null; lookupMs: number | null } = {
     tokenizeMs: null,
@@ -65,11 +60,11 @@ export class RequestWork {
   /** A reading of the load that a mode has left behind. */
   load: FleetLoad | null = null;
 
-  constructor(input: DecideInput, clock: Clock, logger: Logger, options: WorkOptions) {
+  constructor(input: DecideInput, clock: Clock, logger: Logger, times: TokenizeTimes) {
     this.input = input;
     this.#clock = clock;
     this.#logger = logger;
-    this.#options = options;
+    this.#times = times;
     this.#startedAt = clock.monotonic();
   }
 
@@ -115,13 +110,13 @@ export class RequestWork {
   async #tokenize(): Promise<TokenizedPrompt> {
     const { request, encoder } = this.input;
     const began = this.#clock.monotonic();
-    const tokenized = await tokenizePrompt(request, encoder, tokenizeDeadlineMs(request, this.#options));
+    const tokenized = await tokenizePrompt(request, encoder, this.#times);
     if (!("prompts" in tokenized)) {
       this.#timings.tokenizeMs = this.#clock.monotonic() - began;
       return tokenized;
     }
     if (tokenized.tokenized) this.#timings.tokenizeMs = this.#clock.monotonic() - began;
-    this.promptTokens = tokenized.prompts.reduce((sum, prompt) => sum + prompt.length, 0);
+    this.promptTokens = tokenized.prompts.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0);
     return tokenized;
   }
 }

@@ -67,10 +67,14 @@ export function createRemoteEncoder(deps: RemoteEncoderDeps, options: RemoteEnco
   const ask = async (address: string, request: PromptRequest): Promise<readonly EncodedPrompt[]> => {
     if (!until(noRenderUntil, address)) {
       const path = request.kind === "chat" ? "/v1/chat/completions/render" : "/v1/completions/render";
-      const { status, json } = await post(address, path, request.bodyText);
+      const { status, json } = await post(address, path, request.hasMedia === true ? withoutPayload(request.bodyText) : request.bodyText);
       if (status === 200) return promptsOfRender(json);
       if (!noEndpoint.has(status)) throw refusal(address, path, status, json);
       noRenderUntil.set(address, deps.clock.monotonic() + ENDPOINTS_AGAIN_MS);
+    }
+    if (request.hasMedia === true) {
+      const text = `${address} has no render endpoint: only that tells what stands for the media of a prompt (vLLM 0.15 to 0.29, later with --enable-scale-out)`;
+      throw new KvatlasError("KVATLAS_TOKENIZER_UNAVAILABLE", text);
     }
     const { status, json } = await post(address, "/tokenize", tokenizeBody(request));
     if (status === 200) return promptsOfTokenize(json);
@@ -109,6 +113,12 @@ function refusal(address: string, path: string, status: number, json: unknown): 
   const text = `${path} of ${address} answers ${status}${messageOf(json)}`;
   if (status === 400 || status === 422) return new KvatlasError("KVATLAS_PROMPT_INVALID", text);
   return new KvatlasError(status >= 500 && status !== 501 ? "KVATLAS_ENDPOINT_UNAVAILABLE" : "KVATLAS_TOKENIZER_UNAVAILABLE", text);
+}
+
+/** The body, asking not to send back what has been made of the images: megabytes (vLLM 0.32 and later; others pass over the field). */
+function withoutPayload(bodyText: string): string {
+  const end = bodyText.lastIndexOf("}");
+  return `${bodyText.slice(0, end)},"mm_payload":"none"${bodyText.slice(end)}`;
 }
 
 /** The engine's own words, cut: they may quote the prompt. */

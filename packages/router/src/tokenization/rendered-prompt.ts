@@ -1,6 +1,6 @@
 import { KvatlasError } from "@kvatlas/shared/errors";
-import type { MediaItem } from "@kvatlas/shared/hashing/block-hasher";
 import type { EncodedPrompt } from "@kvatlas/shared/tokenization/prompt-encoder";
+import { mediaOfFeatures } from "../request/media-features.ts";
 import { tokenIdsOf } from "../request/token-ids.ts";
 
 /**
@@ -12,7 +12,8 @@ export function promptsOfRender(json: unknown): readonly EncodedPrompt[] {
   const entries: unknown[] = Array.isArray(json) ? json : [json];
   return entries.map((entry) => {
     const tokenIds = idsOf(entry, "token_ids");
-    const media = mediaOf(entry);
+    const media = mediaOfFeatures(fieldOf(entry, "features"));
+    if (media === null) throw unexpected("features");
     return media.length === 0 ? { rendered: null, tokenIds } : { rendered: null, tokenIds, media };
   });
 }
@@ -27,27 +28,6 @@ function idsOf(entry: unknown, name: string): Uint32Array {
   const ids = Array.isArray(value) && value.length === 0 ? new Uint32Array(0) : tokenIdsOf(value);
   if (ids === null) throw unexpected(name);
   return ids;
-}
-
-/** `features` of a multimodal prompt: identifiers and placeholders, per modality and in the same order. */
-function mediaOf(entry: unknown): readonly MediaItem[] {
-  const features = fieldOf(entry, "features") ?? null;
-  if (features === null) return [];
-  const hashes = fieldOf(features, "mm_hashes");
-  const placeholders = fieldOf(features, "mm_placeholders");
-  if (typeof hashes !== "object" || hashes === null) throw unexpected("features.mm_hashes");
-  const items: MediaItem[] = [];
-  for (const [modality, identifiers] of Object.entries(hashes)) {
-    const places = fieldOf(placeholders, modality);
-    if (!Array.isArray(identifiers) || !Array.isArray(places) || places.length !== identifiers.length) throw unexpected("features");
-    for (const [i, identifier] of identifiers.entries()) {
-      const offset = fieldOf(places[i], "offset");
-      const length = fieldOf(places[i], "length");
-      if (typeof identifier !== "string" || typeof offset !== "number" || typeof length !== "number") throw unexpected("features");
-      items.push({ identifier, offset, length });
-    }
-  }
-  return items.sort((a, b) => a.offset - b.offset);
 }
 
 function fieldOf(value: unknown, name: string): unknown {

@@ -51,6 +51,9 @@ export function createThreadPromptEncoder(options: ThreadEncoderOptions, deps: T
   return {
     ready,
     encode: async (request, callOptions) => {
+      if (request.hasMedia === true) {
+        throw new KvatlasError("KVATLAS_TOKENIZER_UNAVAILABLE", "prompts with media are encoded by engines only");
+      }
       if (failedAt !== null && closing === null && performance.now() - failedAt > restartAfterMs) {
         failedAt = null;
         running = start();

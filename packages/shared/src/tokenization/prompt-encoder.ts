@@ -6,6 +6,8 @@ export interface PromptRequest {
   readonly kind: "chat" | "completion";
   /** The request body as the client wrote it: numbers and key order count, so it is not parsed and printed again on the way. */
   readonly bodyText: string;
+  /** There are images and the like in it, which only engines can tell the tokens of. @defaultValue false */
+  readonly hasMedia?: boolean;
 }
 
 export interface EncodedPrompt {

@@ -1,6 +1,8 @@
 /** What the scheduler tells the publisher, before any wire form. Hashes are those of `Sequence.hashes`. */
 export type PoolEvent = PoolStored | PoolRemoved | PoolCleared | HostStored | HostRemoved;
 
+export type ExtraKey = string | readonly [identifier: string, offset: number];
+
 export interface PoolStored {
   readonly kind: "stored";
   readonly hashes: readonly string[];
@@ -10,8 +12,8 @@ export interface PoolStored {
   readonly tokenIds: Uint32Array;
   readonly blockSizeTokens: number;
   readonly lora: { readonly id: number; readonly name: string } | null;
-  /** Per block, untagged: LoRA name, then the salt on block 0; null where there is neither. */
-  readonly extraKeys: readonly (readonly string[] | null)[];
+  /** Per block, untagged: LoRA name, identifier and offset of each image in it, the salt on block 0; null where there is none of it. */
+  readonly extraKeys: readonly (readonly ExtraKey[] | null)[];
   readonly sessionId: string | null;
   /** Tokens after each block that went into its hash; null without lookahead hashing. */
   readonly lookahead: readonly (readonly number[])[] | null;

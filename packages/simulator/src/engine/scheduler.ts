@@ -1,6 +1,6 @@
 import { type BlockId, BlockPool } from "./block-pool.ts";
 import { HostTier } from "./host-tier.ts";
-import type { PoolEvent } from "./pool-events.ts";
+import type { ExtraKey, PoolEvent } from "./pool-events.ts";
 import { Sequence, type SequenceSpec } from "./sequence.ts";
 
 export interface SchedulerOptions {
@@ -246,12 +246,18 @@ export class Scheduler {
   #emitStored(sequence: Sequence, first: number, end: number): void {
     const { spec } = sequence;
     const { blockSizeTokens, lookaheadTokens } = this.#options;
-    const extraKeys: (readonly string[] | null)[] = [];
+    const extraKeys: (readonly ExtraKey[] | null)[] = [];
     const lookahead: number[][] = [];
     for (let i = first; i < end; i += 1) {
-      const keys = [...(spec.lora === null ? [] : [spec.lora.name]), ...(i === 0 && spec.cacheSalt !== null ? [spec.cacheSalt] : [])];
+      const start = i * blockSizeTokens;
+      const after = start + blockSizeTokens;
+      const images = (spec.media ?? []).filter(({ offset, length }) => offset < after + lookaheadTokens && offset + length > start);
+      const keys = [
+        ...(spec.lora === null ? [] : [spec.lora.name]),
+        ...images.map(({ identifier, offset }) => [identifier, offset - start] as const),
+        ...(i === 0 && spec.cacheSalt !== null ? [spec.cacheSalt] : []),
+      ];
       extraKeys.push(keys.length === 0 ? null : keys);
-      const after = (i + 1) * blockSizeTokens;
       if (lookaheadTokens > 0) lookahead.push([...spec.tokenIds.subarray(after, after + lookaheadTokens)]);
     }
     this.#events.push({

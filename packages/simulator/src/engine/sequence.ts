@@ -1,3 +1,4 @@
+import type { MediaItem } from "@kvatlas/shared/hashing/block-hasher";
 import type { BlockId } from "./block-pool.ts";
 
 export type FinishReason = "stop" | "length" | "abort";
@@ -13,6 +14,8 @@ export interface SequenceSpec {
   readonly hashes: readonly string[];
   readonly lora: { readonly id: number; readonly name: string } | null;
   readonly cacheSalt: string | null;
+  /** Images that prompt tokens stand for. @defaultValue none */
+  readonly media?: readonly MediaItem[];
   readonly sessionId: string | null;
   /** The prompt is computed whole although blocks of it are cached (prompt_logprobs, echo with logprobs). */
   readonly skipsCacheLookup: boolean;

@@ -1,5 +1,6 @@
 import type { WireForm } from "@kvatlas/shared/events/events";
-import type { HostStored, PoolEvent, PoolStored } from "../engine/pool-events.ts";
+import type { ExtrasForm } from "@kvatlas/shared/hashing/key-scheme";
+import type { ExtraKey, HostStored, PoolEvent, PoolStored } from "../engine/pool-events.ts";
 import { MsgpackWriter } from "./msgpack-writer.ts";
 
 export interface EventEncoderOptions {
@@ -13,6 +14,8 @@ export interface EventEncoderOptions {
   /** The hashes of host-memory events are bytes in any case; then all hashes are whole digests in hex. */
   readonly hostHashesAreBytes: boolean;
   readonly hostBlockSizeIsZero: boolean;
+  /** Images are told by their identifier alone where it is `plain` (up to 0.18), else with their offset as well. */
+  readonly extrasForm: ExtrasForm;
   /** `session_id` in stores (0.30+). */
   readonly hasSessionId: boolean;
 }
@@ -62,9 +65,19 @@ export function createEventEncoder(options: EventEncoderOptions): EventEncoder {
       if (keys === null) writer.nil();
       else {
         writer.arrayHead(keys.length);
-        for (const key of keys) writer.string(key);
+        for (const key of keys) writeExtraKey(key);
       }
     }
+  }
+
+  function writeExtraKey(key: ExtraKey): void {
+    if (typeof key === "string" || options.extrasForm === "plain") {
+      writer.string(typeof key === "string" ? key : key[0]);
+      return;
+    }
+    writer.arrayHead(2);
+    writer.string(key[0]);
+    writer.int(key[1]);
   }
 
   function writeStored(event: PoolStored): void {

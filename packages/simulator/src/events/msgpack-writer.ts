@@ -55,6 +55,28 @@ export class MsgpackWriter {
     }
   }
 
+  /** An integer of at most 32 bits below 0, or 53 above. */
+  int(value: number): void {
+    if (value >= 0) {
+      this.uint(value);
+      return;
+    }
+    this.#reserve(5);
+    const at = this.#length;
+    if (value >= -0x20) {
+      this.#length = this.#bytes.writeInt8(value, at);
+    } else if (value >= -0x80) {
+      this.#bytes[at] = 0xd0;
+      this.#length = this.#bytes.writeInt8(value, at + 1);
+    } else if (value >= -0x8000) {
+      this.#bytes[at] = 0xd1;
+      this.#length = this.#bytes.writeInt16BE(value, at + 1);
+    } else {
+      this.#bytes[at] = 0xd2;
+      this.#length = this.#bytes.writeInt32BE(value, at + 1);
+    }
+  }
+
   /** An unsigned 64-bit integer from its 16 hex digits. */
   uint64Hex(hex: string): void {
     const high = Number.parseInt(hex.slice(0, 8), 16);

@@ -2,7 +2,7 @@ import { randomUUID } from "node:crypto";
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Clock } from "@kvatlas/shared/clock";
 import { isKvatlasError } from "@kvatlas/shared/errors";
-import type { PromptEncoder, PromptRequest } from "@kvatlas/shared/tokenization/prompt-encoder";
+import type { EncodedPrompt, PromptEncoder, PromptRequest } from "@kvatlas/shared/tokenization/prompt-encoder";
 import { planAnswer } from "../engine/answer.ts";
 import type { LossReason } from "../engine/engine.ts";
 import type { Sequence } from "../engine/sequence.ts";
@@ -48,9 +48,10 @@ export async function answerCompletion(
   const call = parseCompletionCall(kind, body, options.profile);
   const lora = checkModel(replica, call.model);
   const rank = replica.pickRank(askedRank(request, options.dataParallelSize));
-  const prompts = call.promptTokenIds ?? (await encodePrompt(tokenizer.prompts, { kind, bodyText }));
+  const prompts =
+    call.promptTokenIds?.map((tokenIds): PromptTokens => ({ tokenIds })) ?? (await encodePrompt(tokenizer.prompts, { kind, bodyText }));
   if (response.destroyed) return;
-  for (const prompt of prompts) checkLength(prompt.length, options.maxModelLen);
+  for (const { tokenIds } of prompts) checkLength(tokenIds.length, options.maxModelLen);
 
   const headerId = header(request, "x-request-id") ?? call.requestId ?? randomUUID().replaceAll("-", "").slice(0, 16);
   const head: ResponseHead = {
@@ -64,7 +65,8 @@ export async function answerCompletion(
   let receivedTokens = 0;
   const [firstPrompt] = prompts;
   if (wish?.kind === "pull" && firstPrompt !== undefined) {
-    const received = await replica.pull(rank, wish.from, { promptTokenIds: firstPrompt, lora, cacheSalt: call.cacheSalt }, leaving.signal);
+    const prompt = { promptTokenIds: firstPrompt.tokenIds, media: firstPrompt.media, lora, cacheSalt: call.cacheSalt };
+    const received = await replica.pull(rank, wish.from, prompt, leaving.signal);
     if (response.destroyed) return;
     if (received === null && options.kvLoadFailure === "fail") throw new ApiError(500, "The KV cache of the prompt could not be loaded.");
     receivedTokens = received ?? 0;
@@ -72,7 +74,7 @@ export async function answerCompletion(
   const keepsFor: Handover | null = wish?.kind === "keep" ? handoverOf(request, head, options.profile) : null;
   const run = new CompletionRun(deps, call, head, rank, response, keepsFor);
   leaving.signal.addEventListener("abort", () => run.abort());
-  for (const [promptIndex, promptTokenIds] of prompts.entries()) {
+  for (const [promptIndex, { tokenIds: promptTokenIds, media }] of prompts.entries()) {
     for (let choice = 0; choice < call.n; choice += 1) {
       const room = options.maxModelLen - promptTokenIds.length;
       const maxTokens = Math.max(1, Math.min(call.maxTokens ?? room, room));
@@ -93,6 +95,7 @@ export async function answerCompletion(
       run.add(answer, {
         id: index === 0 ? headerId : `${headerId}-${index}`,
         promptTokenIds,
+        media,
         answer,
         lora,
         cacheSalt: call.cacheSalt,
@@ -105,6 +108,8 @@ export async function answerCompletion(
     }
   }
 }
+
+type PromptTokens = Pick<EncodedPrompt, "tokenIds" | "media">;
 
 /** Under which name, and at which address, another engine gets the blocks. */
 interface Handover {
@@ -130,9 +135,9 @@ export function checkModel(replica: Replica, model: string | null): ReturnType<R
 }
 
 /** @throws ApiError 400 for what the engine would refuse, 501 where this replica has no tokenizer */
-export async function encodePrompt(encoder: PromptEncoder, request: PromptRequest): Promise<readonly Uint32Array[]> {
+export async function encodePrompt(encoder: PromptEncoder, request: PromptRequest): Promise<readonly PromptTokens[]> {
   try {
-    return (await encoder.encode(request)).map((prompt) => prompt.tokenIds);
+    return await encoder.encode(request);
   } catch (error) {
     if (isKvatlasError(error, "KVATLAS_PROMPT_INVALID")) throw new ApiError(400, error.message);
     if (isKvatlasError(error, "KVATLAS_TOKENIZER_UNAVAILABLE")) throw new ApiError(501, error.message);

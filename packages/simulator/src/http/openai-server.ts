@@ -1,4 +1,5 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import type { MediaItem } from "@kvatlas/shared/hashing/block-hasher";
 import type { Logger } from "@kvatlas/shared/logger";
 import type { Replica, SleepLevel } from "../replica.ts";
 import { answerCompletion, type CompletionDeps, checkModel, encodePrompt } from "./completion-handler.ts";
@@ -127,14 +128,26 @@ async function answerRender(deps: OpenAiServerDeps, path: string, bodyText: stri
   if (minor >= 32 && !enableScaleOut) throw new ApiError(403, "This endpoint needs --enable-scale-out.");
   const kind = path.startsWith("/v1/chat") ? "chat" : "completion";
   const prompts = await encodePrompt(deps.tokenizer.prompts, { kind, bodyText });
-  const rendered = prompts.map((ids, index) => ({
+  const hasPayload = minor < 32 || parseObject(bodyText).mm_payload !== "none";
+  const rendered = prompts.map(({ tokenIds, media }, index) => ({
     request_id: `${kind === "chat" ? "chatcmpl" : "cmpl"}-render-${index}`,
-    token_ids: [...ids],
-    features: null,
+    token_ids: [...tokenIds],
+    features: media === undefined ? null : featuresOf(media, hasPayload),
     model,
     stream: false,
   }));
   sendJson(response, 200, kind === "chat" ? rendered[0] : rendered);
+}
+
+/** What stands for a processed image where the payload is asked for: real ones are megabytes. */
+const imagePayload = "x".repeat(16_384);
+
+function featuresOf(media: readonly MediaItem[], hasPayload: boolean): JsonObject {
+  return {
+    mm_hashes: { image: media.map(({ identifier }) => identifier) },
+    mm_placeholders: { image: media.map(({ offset, length }) => ({ offset, length })) },
+    kwargs_data: hasPayload ? { image: media.map(() => imagePayload) } : null,
+  };
 }
 
 async function answerTokenize(deps: OpenAiServerDeps, bodyText: string, response: ServerResponse): Promise<void> {
@@ -143,8 +156,8 @@ async function answerTokenize(deps: OpenAiServerDeps, bodyText: string, response
   const hasPrompt = body.prompt !== undefined;
   if (hasPrompt && typeof body.prompt !== "string") throw new ApiError(400, "prompt must be a string.", "prompt");
   if (!hasPrompt && !Array.isArray(body.messages)) throw new ApiError(400, "Either prompt or messages must be provided.");
-  const [tokens] = await encodePrompt(deps.tokenizer.prompts, { kind: hasPrompt ? "completion" : "chat", bodyText });
-  const ids = [...(tokens ?? [])];
+  const [prompt] = await encodePrompt(deps.tokenizer.prompts, { kind: hasPrompt ? "completion" : "chat", bodyText });
+  const ids = [...(prompt?.tokenIds ?? [])];
   sendJson(response, 200, { count: ids.length, max_model_len: deps.replica.options.maxModelLen, tokens: ids, token_strs: null });
 }
 
