@@ -3,6 +3,7 @@ import { createRedisBackend } from "@kvatlas/shared/backend";
 import { type Clock, systemClock } from "@kvatlas/shared/clock";
 import { configSchema } from "@kvatlas/shared/config/schema";
 import { silentLogger } from "@kvatlas/shared/logger";
+import type { BlockKey, EndpointId, ScopeId } from "@kvatlas/shared/types";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { eventually } from "../support/eventually.ts";
 import { IngestBed } from "../support/ingest-bed.ts";
@@ -56,5 +57,34 @@ describe.each([-1, 1])("an ingester whose clock is off by %i h", (hours) => {
     reached.pause();
     await eventually(() => expect(status()).toBe("silent"));
     await eventually(() => isSeen([]));
+  });
+
+  it("and routers with such clocks know what the others have sent where, and when", async () => {
+    const { redis } = configSchema.parse({ redis: { url: testRedisUrl(), keyPrefix: uniqueKeyPrefix() } });
+    const clocks = [skewed, systemClock];
+    const backends = clocks.map((clock) => createRedisBackend(redis, "background", silentLogger, { clock }));
+    onTestFinished(async () => void (await Promise.all(backends.map((backend) => backend.close()))));
+    for (const [i, { registry }] of backends.entries()) {
+      // As every router does once a second: it is how the time of Redis is learned.
+      await eventually(async () => {
+        await registry.beat("router", `r-${i}`, clocks[i]?.now() ?? 0);
+        const routers = await registry.instances("router", clocks[i]?.now() ?? 0, 10_000);
+        expect(routers).toHaveLength(i + 1);
+      });
+    }
+    for (const [i, { history }] of backends.entries()) {
+      const clock = clocks[i] ?? systemClock;
+      const other = { history: backends[1 - i]?.history ?? history, clock: clocks[1 - i] ?? clock };
+      const chain = { scope: "scope" as ScopeId, keys: [`000000000000000${i}` as BlockKey] };
+      const endpoint = "10.0.0.1:8000" as EndpointId;
+      const routing = { chain, endpoint, at: clock.now() };
+      await history.record([routing], 60_000);
+      const recent = { sinceMs: other.clock.now() - 3_000, form: "whole" } as const;
+      const [found] = await other.history.lookup([chain], recent);
+      expect(Math.abs((found?.get(endpoint)?.at ?? 0) - other.clock.now())).toBeLessThan(3_000);
+      expect(await other.history.lookup([chain], { ...recent, sinceMs: other.clock.now() + 3_000 })).toEqual([new Map()]);
+      await history.withdraw([routing]);
+      expect(await other.history.lookup([chain], recent)).toEqual([new Map()]);
+    }
   });
 });

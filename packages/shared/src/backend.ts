@@ -24,6 +24,7 @@ import { createRedisEndpointRegistry } from "./registry/redis-endpoint-registry.
 import { createRedisHousekeepingRecords } from "./registry/redis-housekeeping-records.ts";
 import { createRedisPoolRecords } from "./registry/redis-pool-records.ts";
 import { createRedisQualityRecords } from "./registry/redis-quality-records.ts";
+import { StoreTime } from "./registry/store-time.ts";
 import { MemoryRoutingHistory } from "./routing-history/memory-routing-history.ts";
 import { createRedisRoutingHistory } from "./routing-history/redis-routing-history.ts";
 import type { RoutingHistory } from "./routing-history/routing-history.ts";
@@ -102,12 +103,13 @@ export function createRedisBackend(config: RedisConfig, role: RedisRole, logger:
   const index = observed(createRedisBlockIndex({ connection, keys }, { defaultShards: shardsFor(topology, 1) }), options);
   const shards = async () => shardsFor(topology, (await connection.layout()).nodes.length);
   const clock = options.clock ?? systemClock;
-  const registry = createRedisEndpointRegistry({ connection, keys, clock }, { shards });
+  const time = new StoreTime(clock);
+  const registry = createRedisEndpointRegistry({ connection, keys, clock, time }, { shards });
   return {
     index,
     registry,
     housekeeping: createRedisHousekeepingRecords({ connection, keys }),
-    history: createRedisRoutingHistory({ connection, keys }, { shards: shardsFor(topology, 1) }),
+    history: createRedisRoutingHistory({ connection, keys, time }, { shards: shardsFor(topology, 1) }),
     quality: createRedisQualityRecords({ connection, keys }),
     pools: createRedisPoolRecords({ connection, keys }),
     store: { troubles: () => troubles.sentences(), memory: () => serverMemories(connection) },

@@ -38,6 +38,8 @@ export interface RedisRegistryDeps {
   readonly keys: RedisKeys;
   /** The clock by which callers tell the time: what others read is written by the time of Redis. @defaultValue the system's */
   readonly clock?: Clock;
+  /** What is known of the time of Redis; kept up to date here. @defaultValue its own */
+  readonly time?: StoreTime;
 }
 
 export interface RedisRegistryOptions {
@@ -77,7 +79,7 @@ class RedisEndpointRegistry implements EndpointRegistry {
     this.#connection = deps.connection;
     this.#keys = deps.keys;
     this.#clock = deps.clock ?? systemClock;
-    this.#time = new StoreTime(this.#clock);
+    this.#time = deps.time ?? new StoreTime(this.#clock);
     this.#shards = options.shards ?? 1;
     this.#layouts = new RedisScopeLayouts({ connection: deps.connection, keys: deps.keys, clock: this.#clock }, 1);
   }

@@ -1,18 +1,23 @@
 import { type RedisKeys, shardOf } from "../index/redis-keys.ts";
 import type { RedisConnection } from "../redis.ts";
 import { type RedisScript, readScript, runScript } from "../redis-scripts.ts";
+import type { StoreTime } from "../registry/store-time.ts";
 import type { EndpointId } from "../types.ts";
 import type { RoutedChain, RoutedLookup, RoutedMatch, Routing, RoutingHistory } from "./routing-history.ts";
 
 export interface RedisRoutingHistoryDeps {
   readonly connection: RedisConnection;
   readonly keys: RedisKeys;
+  /** Routings are told in the time of Redis, whatever the clocks of routers say. @defaultValue callers and Redis agree */
+  readonly time?: Pick<StoreTime, "toStore" | "toOwn">;
 }
 
 export interface RedisRoutingHistoryOptions {
   /** Slots over which the chains of one scope are spread. The same for all routers. @defaultValue 1 */
   readonly shards?: number;
 }
+
+const agreeing: NonNullable<RedisRoutingHistoryDeps["time"]> = { toStore: (ms) => ms, toOwn: (ms) => ms };
 
 /** Keys per script call: bounds how long Redis is busy at a time. */
 const MAX_KEYS_PER_CALL = 512;
@@ -23,7 +28,7 @@ const MAX_PREFIXES_REMEMBERED = 10_000;
  * writes it: prompts that share their beginning share the shard. Does not own its connection.
  */
 export function createRedisRoutingHistory(deps: RedisRoutingHistoryDeps, options: RedisRoutingHistoryOptions = {}): RoutingHistory {
-  const { connection, keys } = deps;
+  const { connection, keys, time = agreeing } = deps;
   const shards = options.shards ?? 1;
   const read = readScript("routed-1");
   const write = readScript("route-1");
@@ -51,7 +56,7 @@ export function createRedisRoutingHistory(deps: RedisRoutingHistoryDeps, options
     const formOf = (n: number) => (form === "sparse" && n > 0 ? "scattered" : form);
     const calls = slices.map(({ n, prefix, packed }) => ({
       keys: [prefix + packed.slice(0, 16)],
-      args: [prefix, packed, sinceMs, formOf(n)],
+      args: [prefix, packed, time.toStore(sinceMs), formOf(n)],
     }));
     return (await runScript(connection, read, calls, signal)).map(matchesIn);
   }
@@ -61,7 +66,7 @@ export function createRedisRoutingHistory(deps: RedisRoutingHistoryDeps, options
       const prefix = prefixOf(chain);
       return packedSlices(chain).map((packed) => ({
         keys: [prefix + packed.slice(0, 16)],
-        args: [prefix, packed, endpoint, at, ttlMs],
+        args: [prefix, packed, endpoint, time.toStore(at), ttlMs],
       }));
     });
     if (calls.length > 0) await runScript(connection, script, calls);
@@ -76,7 +81,7 @@ export function createRedisRoutingHistory(deps: RedisRoutingHistoryDeps, options
       for (const [s, { i, n }] of slices.entries()) {
         // A later slice reaches further.
         for (const [endpoint, { position, at }] of found[s] ?? []) {
-          results[i]?.set(endpoint, { position: n * MAX_KEYS_PER_CALL + position, at });
+          results[i]?.set(endpoint, { position: n * MAX_KEYS_PER_CALL + position, at: time.toOwn(at) });
         }
       }
       return results;
