@@ -68,7 +68,7 @@ async function startStack(options: SimulatorOptions, settings: { readonly router
       admin: "127.0.0.1:0",
       lookupTimeoutMs: 2_000,
       tokenizeTimeoutMs: 20_000,
-      mediaTimeoutMs: 20_000,
+      renderTimeoutMs: 20_000,
       ...settings.router,
     },
     ingester: { admin: "127.0.0.1:0", scrapeIntervalMs: 50 },
@@ -196,7 +196,7 @@ describe("a chat with an image", () => {
 
   it.each([
     ["no replica has render endpoints", { engineVersion: "0.32" }, {}],
-    ["they are not to be asked", { engineVersion: "0.32", enableScaleOut: true }, { router: { mediaTimeoutMs: 0 } }],
+    ["they are not to be asked", { engineVersion: "0.32", enableScaleOut: true }, { router: { renderTimeoutMs: 0 } }],
     [
       "only local files are to be used",
       { engineVersion: "0.32", enableScaleOut: true },

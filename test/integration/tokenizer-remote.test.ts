@@ -71,6 +71,27 @@ describe("prompts that replicas encode", () => {
     expect(await idsOf(remote([replica.address]), list)).toHaveLength(2);
   });
 
+  it.each([
+    ["messages", "/v1/messages/render"],
+    ["responses", "/v1/responses/render"],
+  ] as const)("are asked for by requests of other APIs where there is an endpoint for those: %s", async (kind, path) => {
+    const bodyText = JSON.stringify({ model, input: "hi", tools: [] });
+    const asked: unknown[] = [];
+    const upstream = await startUpstream(async (response, { url, body }) => {
+      asked.push([url, JSON.parse(String(body))]);
+      const isThere = url === path && asked.length > 1;
+      response.writeHead(isThere ? 200 : 404, { "content-type": "application/json" });
+      response.end(JSON.stringify(isThere ? { token_ids: [5, 6], features: null } : { detail: "Not Found" }));
+    });
+    closers.push(() => upstream.kill());
+    // Where it is missing, nothing else is asked, and other render endpoints are not given up for it.
+    const unable = remote([upstream.address]);
+    const request: PromptRequest = { kind, bodyText, engineOnly: true };
+    for (let i = 0; i < 2; i++) await expect(unable.encode(request)).rejects.toMatchObject({ code: "KVATLAS_TOKENIZER_UNAVAILABLE" });
+    expect(asked).toEqual([[path, { model, input: "hi", tools: [], mm_payload: "none" }]]);
+    expect(await idsOf(remote([upstream.address]), request)).toEqual([[5, 6]]);
+  });
+
   it("are asked of another replica when one is gone", async () => {
     const [gone, alive] = [await startReplica(), await startReplica()];
     const { address } = gone;

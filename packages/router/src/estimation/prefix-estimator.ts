@@ -3,7 +3,6 @@ import { estimateKeys, estimateScope, everyNth, sampledScope } from "@kvatlas/sh
 import type { RoutedChain } from "@kvatlas/shared/routing-history/routing-history";
 import type { EndpointId } from "@kvatlas/shared/types";
 import type { FleetEndpoint } from "../fleet/fleet.ts";
-import { hasMedia } from "../request/parse-request.ts";
 import type { DecisionReason } from "../routing/decision.ts";
 import type { KeyedQuery } from "../routing/prompt-keys.ts";
 import type { GivenUp, RequestWork } from "../routing/request-work.ts";
@@ -53,12 +52,12 @@ export class PrefixEstimator {
   /** Chains by tokens, or by the prompt's text where there are none. */
   async chainsOf(work: RequestWork, config: EstimateConfig): Promise<EstimateChains | GivenUp> {
     const { request, route } = work.input;
-    // Replicas are not asked about images for an estimate: their addresses in the text tell them apart as well.
-    const tokenized = hasMedia(request.prompt) ? ({ reason: "media" } as const) : await work.tokenized();
+    const tokenized = await work.tokenized();
     const pool = route.pool.config.name;
     const root = JSON.stringify([route.lora, request.cacheSalt]);
     const began = work.now();
-    if ("prompts" in tokenized) {
+    // All images have the same tokens. Their addresses or contents, which are part of the text, tell them apart.
+    if ("prompts" in tokenized && tokenized.prompts.every(({ media }) => media === undefined)) {
       const scope = estimateScope(pool, "tokens", config.blockTokens);
       const chains = tokenized.prompts.slice(0, maxPrompts).map(({ tokenIds: { buffer, byteOffset, byteLength } }) => ({
         scope,
@@ -67,9 +66,10 @@ export class PrefixEstimator {
       work.timed("keysMs", work.now() - began);
       return { chains, tokensPerBlock: config.blockTokens, promptTokens: work.promptTokens ?? 0, isShared: true };
     }
-    if (usesNoCache.has(tokenized.reason)) return tokenized;
+    const why: GivenUp = "reason" in tokenized ? tokenized : { reason: "media" };
+    if (usesNoCache.has(why.reason)) return why;
     const text = request.promptText?.() ?? "";
-    if (text === "") return tokenized;
+    if (text === "") return why;
     const bytes = Buffer.from(text.slice(0, maxTextChars), "utf8");
     const scope = estimateScope(pool, "bytes", config.blockBytes);
     const chains = [{ scope, keys: estimateKeys(bytes, config.blockBytes, root) }];

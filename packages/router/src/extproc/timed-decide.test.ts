@@ -5,7 +5,7 @@ import { Placement } from "../routing/placement.ts";
 import type { DecideInput } from "../routing/request-work.ts";
 import { createTimedDecide } from "./timed-decide.ts";
 
-const config = { tokenizeTimeoutMs: 1, tokenizeTimeoutMsPerKiB: 0, mediaTimeoutMs: 0, extProc: { pickTimeoutMs: 1 } };
+const config = { tokenizeTimeoutMs: 1, tokenizeTimeoutMsPerKiB: 0, renderTimeoutMs: 0, extProc: { pickTimeoutMs: 1 } };
 const input = { request: { bodyText: "{}", prompt: { form: "text", kind: "chat" }, isDivisible: true } } as DecideInput;
 const decisionAt = (id: string, placement?: Placement) =>
   ({ endpoint: endpointOf(id), ...(placement === undefined ? {} : { placement }) }) as Decision;

@@ -17,7 +17,7 @@ export function createTimedDecide(decider: Pick<Decider, "decide">, config: Time
     // A gateway sends a request to one replica: prompt and answer are not to be divided between two.
     const input = { ...asked, request: { ...asked.request, isDivisible: false } };
     const deciding = decider.decide(input);
-    const limitMs = config.extProc.pickTimeoutMs + tokenizeDeadlineMs(input.request, config);
+    const limitMs = config.extProc.pickTimeoutMs + tokenizeDeadlineMs(input.request, config, true);
     try {
       return await within(limitMs, "picking an endpoint", () => deciding);
     } catch (error) {

@@ -21,7 +21,7 @@ export type PromptSource =
   | { readonly form: "ids"; readonly prompts: readonly PromptTokens[] }
   | { readonly form: "text"; readonly kind: "chat" | "completion"; readonly hasMedia?: boolean }
   /** A request of another API that engines turn into a chat: the body of that chat; null where it cannot be told exactly. */
-  | { readonly form: "other-api"; readonly chatBody: () => string | null }
+  | { readonly form: "other-api"; readonly kind: "messages" | "responses"; readonly chatBody: () => string | null }
   | { readonly form: "none"; readonly why: "not-a-prompt" | "media" | "skips-cache" | "prompt-embeds" };
 
 /** What routing needs to know of a request. The bytes that are forwarded are not part of it. */
@@ -165,7 +165,7 @@ function promptOf(json: Json, bodyText: string, kind: RequestKind | null): Promp
   // vLLM 0.27+: ids that replace template and tokenizer, also when the messages are there; 0.32+: not when those have images.
   const given = isObject(json.kv_transfer_params) && !withMedia ? tokenIdsOf(json.kv_transfer_params.prompt_token_ids) : null;
   if (given !== null) return { form: "ids", prompts: [plain(given)] };
-  if (kind === "messages" || kind === "responses") return { form: "other-api", chatBody: () => chatBodyOf(kind, bodyText) };
+  if (kind === "messages" || kind === "responses") return { form: "other-api", kind, chatBody: () => chatBodyOf(kind, bodyText) };
   return { form: "text", kind: "chat", ...(withMedia ? { hasMedia: true } : {}) };
 }
 

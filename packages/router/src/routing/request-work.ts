@@ -6,6 +6,7 @@ import type { FleetSnapshot, ModelRoute } from "../fleet/fleet.ts";
 import type { FleetLoad } from "../fleet/load-reader.ts";
 import type { ParsedRequest } from "../request/parse-request.ts";
 import type { DecisionReason, DecisionTimings } from "./decision.ts";
+import { modeOfPool } from "./mode-of-pool.ts";
 import type { Remember } from "./placement.ts";
 import { tieKeyOfText } from "./tie-key.ts";
 import { type TokenizedPrompt, type TokenizeTimes, tokenizePrompt } from "./tokenize-prompt.ts";
@@ -107,10 +108,15 @@ export class RequestWork {
     return tieKeyOfText(this.input.request.bodyText);
   }
 
+  /** Replicas are not made to render a prompt for an estimate: text does for that. */
+  get #timesOfPool(): TokenizeTimes {
+    return modeOfPool(this.input.route.pool.config) === "precise" ? this.#times : { ...this.#times, renderTimeoutMs: 0 };
+  }
+
   async #tokenize(): Promise<TokenizedPrompt> {
     const { request, encoder } = this.input;
     const began = this.#clock.monotonic();
-    const tokenized = await tokenizePrompt(request, encoder, this.#times);
+    const tokenized = await tokenizePrompt(request, encoder, this.#timesOfPool);
     if (!("prompts" in tokenized)) {
       this.#timings.tokenizeMs = this.#clock.monotonic() - began;
       return tokenized;

@@ -1,29 +1,61 @@
+import type { PromptRequest } from "@kvatlas/shared/tokenization/prompt-encoder";
 import { describe, expect, it } from "vitest";
 import { parseRequest } from "../request/parse-request.ts";
 import { tokenizeDeadlineMs, tokenizePrompt } from "./tokenize-prompt.ts";
 
-const times = { tokenizeTimeoutMs: 25, tokenizeTimeoutMsPerKiB: 2, mediaTimeoutMs: 1_000 };
-const text = { form: "text", kind: "chat" } as const;
+const times = { tokenizeTimeoutMs: 25, tokenizeTimeoutMsPerKiB: 2, renderTimeoutMs: 1_000 };
+const parsed = (path: string, body: object) => parseRequest(path, Buffer.from(JSON.stringify(body)));
 const image = { type: "image_url", image_url: { url: "http://images/a.png" } };
-const withImage = parseRequest("/v1/chat/completions", Buffer.from(JSON.stringify({ messages: [{ role: "user", content: [image] }] })));
+const withImage = parsed("/v1/chat/completions", { messages: [{ role: "user", content: [image] }] });
+const withTools = parsed("/v1/responses", { input: "hi", tools: [{ type: "function", name: "f" }] });
+const plain = parsed("/v1/responses", { input: "hi" });
 
 describe("the deadline of tokenization", () => {
   it("grows with the body, from a fixed part", () => {
-    expect(tokenizeDeadlineMs({ bodyText: "", prompt: text }, times)).toBe(25);
-    expect(tokenizeDeadlineMs({ bodyText: "x".repeat(10 * 1_024), prompt: text }, times)).toBe(45);
+    expect(tokenizeDeadlineMs({ bodyText: "" }, times, false)).toBe(25);
+    expect(tokenizeDeadlineMs({ bodyText: "x".repeat(10 * 1_024) }, times, false)).toBe(45);
   });
 
   it("leaves a replica the time to look at images", () => {
-    const prompt = { ...text, hasMedia: true };
-    expect(tokenizeDeadlineMs({ bodyText: "", prompt }, times)).toBe(1_000);
-    expect(tokenizeDeadlineMs({ bodyText: "x".repeat(1_024 * 1_024), prompt }, times)).toBe(25 + 2 * 1_024);
+    expect(tokenizeDeadlineMs({ bodyText: "" }, times, true)).toBe(1_000);
+    expect(tokenizeDeadlineMs({ bodyText: "x".repeat(1_024 * 1_024) }, times, true)).toBe(25 + 2 * 1_024);
   });
 });
 
-describe("tokenizing a prompt with images", () => {
-  it("asks nobody where that is off, and says why", async () => {
-    const encoder = { encode: () => Promise.reject(new Error("was asked")), close: async () => {} };
-    expect(await tokenizePrompt(withImage, encoder, { ...times, mediaTimeoutMs: 0 })).toEqual({ reason: "media" });
-    expect(await tokenizePrompt(withImage, encoder, times)).toMatchObject({ reason: "tokenizer-failed" });
+describe("a prompt of which only engines can tell the tokens", () => {
+  it.each([
+    ["a chat with an image", withImage, "media"],
+    ["tools in another API", withTools, "not-a-plain-chat"],
+  ])("is left to load where engines are not to be asked, and where they cannot be: %s", async (_, request, reason) => {
+    const asked: PromptRequest[] = [];
+    const encoder = {
+      encode: async (wanted: PromptRequest) => {
+        asked.push(wanted);
+        return [{ rendered: null, tokenIds: Uint32Array.of(1, 2) }];
+      },
+      close: async () => {},
+    };
+    expect(await tokenizePrompt(request, encoder, { ...times, renderTimeoutMs: 0 })).toEqual({ reason });
+    expect(await tokenizePrompt(request, null, times)).toEqual({ reason: "no-tokenizer" });
+    expect(asked).toEqual([]);
+    expect(await tokenizePrompt(request, encoder, times)).toMatchObject({ tokenized: true });
+    expect(asked).toEqual([expect.objectContaining({ engineOnly: true, bodyText: request.bodyText })]);
+  });
+
+  it("is asked for by its own body, and the chat that another API's request is by that of the chat", async () => {
+    const kinds: unknown[] = [];
+    const encoder = {
+      encode: async ({ kind, engineOnly }: PromptRequest) => {
+        kinds.push([kind, engineOnly ?? false]);
+        return [];
+      },
+      close: async () => {},
+    };
+    for (const request of [withImage, withTools, plain]) await tokenizePrompt(request, encoder, times);
+    expect(kinds).toEqual([
+      ["chat", true],
+      ["responses", true],
+      ["chat", false],
+    ]);
   });
 });

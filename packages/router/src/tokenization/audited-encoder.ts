@@ -60,7 +60,7 @@ export class AuditedEncoder implements PromptEncoder {
 
   async encode(request: PromptRequest, callOptions?: { readonly signal?: AbortSignal }): Promise<readonly EncodedPrompt[]> {
     const { local, remote } = this.#deps;
-    if (this.#source === "remote" || request.hasMedia === true) return remote.encode(request, callOptions);
+    if (this.#source === "remote" || request.engineOnly === true) return remote.encode(request, callOptions);
     let prompts: readonly EncodedPrompt[];
     try {
       prompts = await local.encode(request, callOptions);

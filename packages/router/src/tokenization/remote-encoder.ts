@@ -29,6 +29,12 @@ const AVOID_MS = 5_000;
 const ENDPOINTS_AGAIN_MS = 300_000;
 /** Replicas asked for one request. */
 const MAX_TRIES = 2;
+const renderPaths = {
+  chat: "/v1/chat/completions/render",
+  completion: "/v1/completions/render",
+  messages: "/v1/messages/render",
+  responses: "/v1/responses/render",
+} as const;
 /** What an engine says when it has no such endpoint, or does not open it (vLLM 0.30 and on without --enable-scale-out). */
 const noEndpoint = new Set([403, 404, 405, 501]);
 
@@ -41,16 +47,17 @@ export function createRemoteEncoder(deps: RemoteEncoderDeps, options: RemoteEnco
   const agent = new Agent({ connections: concurrency, keepAliveTimeout: 30_000, connectTimeout: Math.min(2_000, timeoutMs) });
   const queue = new AdmissionQueue({ concurrency, maxQueue });
   const avoidUntil = new Map<string, number>();
+  /** By address and path: which of them there are depends on the release. */
   const noRenderUntil = new Map<string, number>();
   const noTokenizeUntil = new Map<string, number>();
   let turn = 0;
 
-  const until = (times: Map<string, number>, address: string): boolean => (times.get(address) ?? 0) > deps.clock.monotonic();
+  const until = (times: Map<string, number>, place: string): boolean => (times.get(place) ?? 0) > deps.clock.monotonic();
 
   const choose = (): readonly string[] => {
     const known = [...new Set(deps.addresses())];
     for (const times of [avoidUntil, noRenderUntil, noTokenizeUntil]) {
-      for (const address of times.keys()) if (!known.includes(address)) times.delete(address);
+      for (const place of times.keys()) if (!known.some((address) => place.startsWith(address))) times.delete(place);
     }
     turn = (turn + 1) % Math.max(1, known.length);
     const ordered = [...known.slice(turn), ...known.slice(0, turn)];
@@ -65,15 +72,16 @@ export function createRemoteEncoder(deps: RemoteEncoderDeps, options: RemoteEnco
   };
 
   const ask = async (address: string, request: PromptRequest): Promise<readonly EncodedPrompt[]> => {
-    if (!until(noRenderUntil, address)) {
-      const path = request.kind === "chat" ? "/v1/chat/completions/render" : "/v1/completions/render";
-      const { status, json } = await post(address, path, request.hasMedia === true ? withoutPayload(request.bodyText) : request.bodyText);
+    const path = renderPaths[request.kind];
+    if (!until(noRenderUntil, address + path)) {
+      const body = request.engineOnly === true ? withoutPayload(request.bodyText) : request.bodyText;
+      const { status, json } = await post(address, path, body);
       if (status === 200) return promptsOfRender(json);
       if (!noEndpoint.has(status)) throw refusal(address, path, status, json);
-      noRenderUntil.set(address, deps.clock.monotonic() + ENDPOINTS_AGAIN_MS);
+      noRenderUntil.set(address + path, deps.clock.monotonic() + ENDPOINTS_AGAIN_MS);
     }
-    if (request.hasMedia === true) {
-      const text = `${address} has no render endpoint: only that tells what stands for the media of a prompt (vLLM 0.15 to 0.29, later with --enable-scale-out)`;
+    if (request.engineOnly === true) {
+      const text = `${address} has no ${path}, and nothing else tells the tokens of such a prompt; docs/tokenization.md says which releases have it`;
       throw new KvatlasError("KVATLAS_TOKENIZER_UNAVAILABLE", text);
     }
     const { status, json } = await post(address, "/tokenize", tokenizeBody(request));

@@ -51,8 +51,8 @@ export function createThreadPromptEncoder(options: ThreadEncoderOptions, deps: T
   return {
     ready,
     encode: async (request, callOptions) => {
-      if (request.hasMedia === true) {
-        throw new KvatlasError("KVATLAS_TOKENIZER_UNAVAILABLE", "prompts with media are encoded by engines only");
+      if (request.engineOnly === true) {
+        throw new KvatlasError("KVATLAS_TOKENIZER_UNAVAILABLE", "this prompt is encoded by engines only");
       }
       if (failedAt !== null && closing === null && performance.now() - failedAt > restartAfterMs) {
         failedAt = null;

@@ -278,13 +278,13 @@ export const routerSchema = z.strictObject({
     .max(1_000)
     .default(1)
     .describe("Added to tokenizeTimeoutMs for each KiB of the body: what a long prompt's prefix is worth grows with it as well."),
-  mediaTimeoutMs: z
+  renderTimeoutMs: z
     .int()
     .min(0)
     .max(600_000)
     .default(1_000)
     .describe(
-      "How long a replica may take to say which tokens a prompt with images, audio or video has, beside the times above; needs tokenizer.source auto or remote, and replicas with render endpoints. 0: such prompts are not asked for, and routed by estimate or load.",
+      "How long a replica may take to say which tokens a prompt has that only engines can encode: images, audio, video, and requests to /v1/messages and /v1/responses with more than texts. Needs tokenizer.source auto or remote, and replicas with render endpoints. 0: they are not asked, and such requests are routed by estimate or load.",
     ),
   lookupTimeoutMs: positiveMs.default(10).describe("Past it the request is routed by estimate or load."),
   speculationMs: z

@@ -2,12 +2,12 @@ import type { MediaItem } from "../hashing/block-hasher.ts";
 
 /** A request as far as tokenization is concerned. */
 export interface PromptRequest {
-  /** `chat` has `messages`; `completion` has `prompt`. */
-  readonly kind: "chat" | "completion";
+  /** `chat` has `messages`; `completion` has `prompt`. The others are bodies of /v1/messages and /v1/responses, as only engines read them. */
+  readonly kind: "chat" | "completion" | "messages" | "responses";
   /** The request body as the client wrote it: numbers and key order count, so it is not parsed and printed again on the way. */
   readonly bodyText: string;
-  /** There are images and the like in it, which only engines can tell the tokens of. @defaultValue false */
-  readonly hasMedia?: boolean;
+  /** Only engines can tell its tokens: there are images and the like in it, or it is of a kind that only they read. @defaultValue false */
+  readonly engineOnly?: boolean;
 }
 
 export interface EncodedPrompt {

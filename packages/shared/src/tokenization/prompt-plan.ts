@@ -82,7 +82,9 @@ export function createPromptPlan(files: TokenizerFiles, vocabSize: number, optio
 
   return (request) => {
     const body = parseBody(request.bodyText);
-    return request.kind === "chat" ? planChat(body) : planCompletion(body);
+    if (request.kind === "completion") return planCompletion(body);
+    if (request.kind === "chat") return planChat(body);
+    throw cannotEncode(`a body of /v1/${request.kind} is encoded by engines only`);
   };
 }
 
