@@ -93,8 +93,14 @@ async function ingestOn(topology: BenchTopology, servers: BenchServers, size: Si
       );
     }
     const rate = medianRound(mixed).operationsPerSecond;
-    const { milliseconds, lookMilliseconds } = await ingester.latencies(size.paced, rate / 2);
-    tell(`${topology}: event to visible at half that rate, ms: ${JSON.stringify(percentiles(milliseconds))}`);
+    const paced = async (share: number) => {
+      const { milliseconds, lookMilliseconds } = await ingester.latencies(size.paced, rate * share);
+      const eventToVisibleMs = percentiles(milliseconds);
+      tell(`${topology}: event to visible at ${share} of that rate, ms: ${JSON.stringify(eventToVisibleMs)}`);
+      return { batches: milliseconds.length, eventToVisibleMs, betweenLooksMs: percentiles(lookMilliseconds) };
+    };
+    const atHalfThatRate = await paced(0.5);
+    const atEighthOfThatRate = await paced(0.125);
     return {
       shards: servers.shards,
       stores,
@@ -103,11 +109,8 @@ async function ingestOn(topology: BenchTopology, servers: BenchServers, size: Si
       hsetPerBlock: medianRound(hset),
       roundsPerSecond: { ingester: mixed.map(rateOfRound), bareScript: script.map(rateOfRound), hsetPerBlock: hset.map(rateOfRound) },
       shareOfBareScript: round(rate / medianRound(script).operationsPerSecond, 2),
-      atHalfThatRate: {
-        batches: milliseconds.length,
-        eventToVisibleMs: percentiles(milliseconds),
-        betweenLooksMs: percentiles(lookMilliseconds),
-      },
+      atHalfThatRate,
+      atEighthOfThatRate,
       ...(topology === "single" ? { residentBytes: await growth(servers, ingester, size) } : {}),
     };
   } finally {
