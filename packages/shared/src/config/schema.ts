@@ -343,7 +343,13 @@ export const ingesterSchema = z.strictObject({
     .describe(
       "An engine that has requests and gets nothing done for this long, while its health check is fine, counts as hung: not ready.",
     ),
-  flushIntervalMs: z.int().min(0).default(2).describe("How long small batches of one endpoint wait for more."),
+  flushIntervalMs: z
+    .int()
+    .min(0)
+    .default(0)
+    .describe(
+      "How long small batches of one endpoint wait for more. What comes while a write is under way is written together in any case, and engines' steps are further apart than writes take.",
+    ),
   maxBatchOps: z.int().min(1).max(5_000).default(500).describe("Block operations per script call."),
   maxQueuedBytes: z
     .int()
