@@ -92,6 +92,25 @@ describe("prompts that replicas encode", () => {
     expect(await idsOf(remote([upstream.address]), request)).toEqual([[5, 6]]);
   });
 
+  it("do not wait for images that a replica looks at", async () => {
+    const waiting: (() => void)[] = [];
+    const upstream = await startUpstream(async (response, { body }) => {
+      if (String(body).includes("image_url")) await new Promise<void>((resolve) => waiting.push(resolve));
+      response.writeHead(200, { "content-type": "application/json" }).end(JSON.stringify({ token_ids: [5, 6], features: null }));
+    });
+    closers.push(() => upstream.kill());
+    const encoder = remote([upstream.address]);
+    const image: PromptRequest = { kind: "chat", bodyText: '{"messages":[{"content":[{"type":"image_url"}]}]}', engineOnly: true };
+    const images = Array.from({ length: 20 }, () => idsOf(encoder, image));
+    await expect.poll(() => waiting.length).toBe(16);
+    expect(await idsOf(encoder, requests[0] as PromptRequest)).toEqual([[5, 6]]);
+    for (let done = 0; done < images.length; done++) {
+      await expect.poll(() => waiting.length).toBeGreaterThan(0);
+      waiting.shift()?.();
+    }
+    expect(await Promise.all(images)).toHaveLength(20);
+  });
+
   it("are asked of another replica when one is gone", async () => {
     const [gone, alive] = [await startReplica(), await startReplica()];
     const { address } = gone;

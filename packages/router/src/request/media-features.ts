@@ -2,6 +2,8 @@ import type { MediaItem } from "@kvatlas/shared/hashing/block-hasher";
 
 /** Items of one prompt that are taken into account: every block's key looks at all of them. */
 const maxItems = 512;
+/** Engines' identifiers are digests; clients may give names of their own. */
+const maxIdentifierChars = 1_024;
 
 /**
  * Images and the like of a prompt of token ids, in prompt order: identifiers and placeholders per modality, each in the same order (vLLM 0.15 and later,
@@ -18,7 +20,8 @@ export function mediaOfFeatures(features: unknown): readonly MediaItem[] | null 
     if (items.length + identifiers.length > maxItems) return null;
     for (const [i, identifier] of identifiers.entries()) {
       const { offset, length } = fieldsOf(places[i]);
-      if (typeof identifier !== "string" || !isPosition(offset) || !isPosition(length)) return null;
+      if (typeof identifier !== "string" || identifier.length > maxIdentifierChars || !isPosition(offset) || !isPosition(length))
+        return null;
       items.push({ identifier, offset, length });
     }
   }

@@ -16,7 +16,7 @@ export interface RemoteEncoderDeps {
 }
 
 export interface RemoteEncoderOptions {
-  /** Questions on their way at once. @defaultValue 16 */
+  /** Questions on their way at once, and as many about prompts that only engines can encode. @defaultValue 16 */
   readonly concurrency?: number;
   /** Requests that may wait for their turn. @defaultValue 256 */
   readonly maxQueue?: number;
@@ -44,8 +44,9 @@ const noEndpoint = new Set([403, 404, 405, 501]);
  */
 export function createRemoteEncoder(deps: RemoteEncoderDeps, options: RemoteEncoderOptions = {}): PromptEncoder {
   const { concurrency = 16, maxQueue = 256, timeoutMs = 5_000 } = options;
-  const agent = new Agent({ connections: concurrency, keepAliveTimeout: 30_000, connectTimeout: Math.min(2_000, timeoutMs) });
-  const queue = new AdmissionQueue({ concurrency, maxQueue });
+  const agent = new Agent({ connections: 2 * concurrency, keepAliveTimeout: 30_000, connectTimeout: Math.min(2_000, timeoutMs) });
+  // Images take a replica a hundred times as long as text, which must not wait behind them.
+  const queues = { text: new AdmissionQueue({ concurrency, maxQueue }), media: new AdmissionQueue({ concurrency, maxQueue }) };
   const avoidUntil = new Map<string, number>();
   /** By address and path: which of them there are depends on the release. */
   const noRenderUntil = new Map<string, number>();
@@ -57,7 +58,7 @@ export function createRemoteEncoder(deps: RemoteEncoderDeps, options: RemoteEnco
   const choose = (): readonly string[] => {
     const known = [...new Set(deps.addresses())];
     for (const times of [avoidUntil, noRenderUntil, noTokenizeUntil]) {
-      for (const place of times.keys()) if (!known.some((address) => place.startsWith(address))) times.delete(place);
+      for (const place of times.keys()) if (!known.includes(place.split(" ", 1)[0] ?? "")) times.delete(place);
     }
     turn = (turn + 1) % Math.max(1, known.length);
     const ordered = [...known.slice(turn), ...known.slice(0, turn)];
@@ -73,12 +74,12 @@ export function createRemoteEncoder(deps: RemoteEncoderDeps, options: RemoteEnco
 
   const ask = async (address: string, request: PromptRequest): Promise<readonly EncodedPrompt[]> => {
     const path = renderPaths[request.kind];
-    if (!until(noRenderUntil, address + path)) {
+    if (!until(noRenderUntil, `${address} ${path}`)) {
       const body = request.engineOnly === true ? withoutPayload(request.bodyText) : request.bodyText;
       const { status, json } = await post(address, path, body);
       if (status === 200) return promptsOfRender(json);
       if (!noEndpoint.has(status)) throw refusal(address, path, status, json);
-      noRenderUntil.set(address + path, deps.clock.monotonic() + ENDPOINTS_AGAIN_MS);
+      noRenderUntil.set(`${address} ${path}`, deps.clock.monotonic() + ENDPOINTS_AGAIN_MS);
     }
     if (request.engineOnly === true) {
       const text = `${address} has no ${path}, and nothing else tells the tokens of such a prompt; docs/tokenization.md says which releases have it`;
@@ -109,9 +110,12 @@ export function createRemoteEncoder(deps: RemoteEncoderDeps, options: RemoteEnco
 
   let closing: Promise<void> | null = null;
   return {
-    encode: (request, callOptions) => queue.run(() => askSome(request), callOptions?.signal),
+    encode: (request, callOptions) => {
+      const queue = request.engineOnly === true ? queues.media : queues.text;
+      return queue.run(() => askSome(request), callOptions?.signal);
+    },
     close: () => {
-      closing ??= queue.close().then(() => agent.destroy());
+      closing ??= Promise.all([queues.text.close(), queues.media.close()]).then(() => agent.destroy());
       return closing;
     },
   };
