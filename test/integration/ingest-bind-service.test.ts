@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { eventually } from "../support/eventually.ts";
 import { IngestBed } from "../support/ingest-bed.ts";
-import { recordOf, type TestIngester, TestPrompt } from "../support/ingest-rig.ts";
+import { heldBy, poolOf, recordOf, type TestIngester, TestPrompt } from "../support/ingest-rig.ts";
 import { TcpProxy } from "../support/tcp-proxy.ts";
 
 const address = "127.0.0.1:7001";
@@ -11,6 +11,26 @@ beforeEach(() => {
   bed = new IngestBed();
 });
 afterEach(() => bed.close());
+
+describe("a publisher that dials in", () => {
+  it.each(["reset", "keep"] as const)("may say where it answers replays later than its first batches come (onGap %s)", async (onGap) => {
+    const engine = await bed.engine({ "/metrics": "" });
+    const rig = await bed.ingester([poolOf([], { onGap })], { bind: "tcp://127.0.0.1:0" });
+    const dial = `tcp://127.0.0.1:${portOf(rig.ingester.boundAddress())}`;
+    const publisher = await bed.publisher({ dial, topic: `kv@${engine.address}@m` });
+    await eventually(() => expect(publisher.subscribers).toBeGreaterThan(0));
+    const [early, late] = [new TestPrompt(1, 3), new TestPrompt(2, 2)];
+    await publisher.publish([early.stored()], { lose: true });
+    await publisher.publish([late.stored()]);
+    await eventually(async () => expect(await heldBy(bed.store, engine.address, late.keys)).toEqual([1, 1]));
+    expect(await heldBy(bed.store, engine.address, early.keys)).toEqual([0, 0, 0]);
+    // As an engine that has just been started: its HTTP server is up after its publisher.
+    engine.pages["/kv_event_sources"] = { "0": { endpoint: publisher.events, replay_endpoint: publisher.replay } };
+    await eventually(async () => expect(await heldBy(bed.store, engine.address, early.keys)).toEqual([1, 1, 1]));
+    expect(await heldBy(bed.store, engine.address, late.keys)).toEqual([1, 1]);
+    await eventually(async () => expect((await recordOf(bed.store, engine.address))?.meta).toMatchObject({ owedFrom: null, findings: {} }));
+  });
+});
 
 describe("two ingesters behind one service", () => {
   it("a publisher that is cut and dials again moves with its watermark: nothing is lost, nothing is left behind", async () => {

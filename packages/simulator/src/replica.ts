@@ -212,6 +212,7 @@ export class Replica {
       rank.engine.hold("sleep", true);
       if (level === 0) continue;
       rank.engine.loseAll("sleep");
+      rank.engine.dropStep();
       rank.engine.reset();
     }
   }

@@ -91,6 +91,11 @@ export class EventApplier {
     return this.#incarnation.number;
   }
 
+  /** Sequence number at which the incarnation begins. */
+  get from(): number {
+    return this.#incarnation.from;
+  }
+
   /** Highest sequence number that is in the index for certain. */
   get watermark(): number {
     return this.#feed?.writer.applied ?? this.#incarnation.from - 1;

@@ -98,7 +98,8 @@ export class StreamRecovery {
     const { applier, metrics, profile, logger } = this.#deps;
     const { position } = this.#deps.intake;
     const lostBatches = next - 1 - position.applied;
-    if (cause === "replay silent") await this.#owe(position.applied + 1);
+    // Whoever could not be asked, or did not answer, may still have them.
+    if (cause !== "rolled") await this.#owe(position.applied + 1);
     if (!applier.isPristine) {
       metrics.lost.inc({ cause });
       const { onGap } = this.#target.pool.prefixCache;
@@ -193,7 +194,8 @@ export class StreamRecovery {
 
   /**
    * Batches from `seq` on were given up because no replay was answered. When one is, and still has them, the endpoint is built anew from all that
-   * can be replayed: then nothing that the publisher still knows is missing.
+   * can be replayed: then nothing that the publisher still knows is missing. Where gaps are to be left alone, only if nothing of the incarnation is
+   * older than they are.
    */
   async #payDebt(seq: number): Promise<void> {
     const { agenda, logger } = this.#deps;
@@ -206,7 +208,7 @@ export class StreamRecovery {
     }
     agenda.settleDebt();
     agenda.answered();
-    if (oldest === seq && this.#target.pool.prefixCache.onGap === "reset") {
+    if (oldest === seq && (this.#target.pool.prefixCache.onGap === "reset" || seq <= this.#deps.applier.from)) {
       logger.info({ from: seq }, "batches that were given up can be replayed after all");
       this.#deps.profile.find("events-lost", null);
       await this.rebuild("recovered");

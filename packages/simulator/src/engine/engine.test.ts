@@ -93,6 +93,25 @@ function spec(start: number, promptTokens: number, answerTokens: number): Sequen
 }
 
 describe("Engine", () => {
+  it("falls asleep between two steps: what the one under way has done is told with the first one after it wakes", () => {
+    const { engine, advance, submit, log, published } = createHarness();
+    submit(0, 100, 5);
+    advance(20);
+    engine.hold("sleep", true);
+    engine.loseAll("sleep");
+    engine.dropStep();
+    expect(engine.reset()).toBe(true);
+    advance(1_000);
+    expect(log).toEqual(["20:0 sleep"]);
+    expect(published).toEqual([]);
+    engine.hold("sleep", false);
+    advance(1_000);
+    expect(published).toEqual([]);
+    submit(500, 20, 1);
+    advance(1_000);
+    expect(published[0]?.events.map(({ kind }) => kind)).toEqual(["stored", "cleared", "stored"]);
+  });
+
   it("spreads prefill and decode steps over time", () => {
     const { advance, submit, log } = createHarness();
     submit(0, 100, 3);

@@ -143,13 +143,18 @@ export class Engine {
     }
   }
 
-  /** As a new process: every sequence lost, empty pool, counters at zero. */
-  restart(): void {
-    this.loseAll("restart");
+  /** The step under way comes to nothing; what it has done to the pool is told with the next one. An engine falls asleep between two steps. */
+  dropStep(): void {
     this.#generation += 1;
     this.#cancelStep?.();
     this.#cancelStep = null;
     this.#isStepping = false;
+  }
+
+  /** As a new process: every sequence lost, empty pool, counters at zero. */
+  restart(): void {
+    this.loseAll("restart");
+    this.dropStep();
     this.#held = new Set();
     this.#scheduler = new Scheduler(this.#options.scheduler);
   }
