@@ -46,7 +46,8 @@ interface Timings {
  * k eighths. `cold`: never seen; `remembered`: the next turn of the same chats. Time is what the decision itself reports.
  *
  * `decider`: the router's decider alone, in this process, in an open loop at a modest rate, with all that a proxied request leaves behind (speculation,
- * history); `rememberedBackToBack` without the pauses, in which a processor's caches and clock go down. `routeApi`: dry runs through the HTTP API of a router in this process, one after the other, which share the process with the client and its JSON.
+ * history); `rememberedBackToBack` without the pauses, in which a processor's caches and clock go down. `routeApi`: dry runs through the HTTP API of a router
+ * in this process, one after the other, which share the process with the client and its JSON.
  *
  * Two floors beside it, in the same run: a PING at the same modest rate, which is what one round trip takes on this machine when nothing else is done; and a
  * pipeline that reads every key of the same prompts.

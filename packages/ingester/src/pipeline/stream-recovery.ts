@@ -188,14 +188,16 @@ export class StreamRecovery {
   /** Described before anything is begun anew, so that a later owner knows of the debt whenever it takes over. */
   async #owe(seq: number): Promise<void> {
     const { agenda, applier } = this.#deps;
+    // An older debt covers it, and is in the record.
+    if (agenda.owedFrom !== null && agenda.owedFrom <= seq) return;
     agenda.owe(seq);
     await applier.describe();
   }
 
   /**
    * Batches from `seq` on were given up because no replay was answered. When one is, and still has them, the endpoint is built anew from all that
-   * can be replayed: then nothing that the publisher still knows is missing. Where gaps are to be left alone, only if nothing of the incarnation is
-   * older than they are.
+   * can be replayed: then nothing that the publisher still knows is missing. Where gaps are to be left alone, only if they are the first of the
+   * incarnation: nothing that is known goes for it.
    */
   async #payDebt(seq: number): Promise<void> {
     const { agenda, logger } = this.#deps;
@@ -208,7 +210,7 @@ export class StreamRecovery {
     }
     agenda.settleDebt();
     agenda.answered();
-    if (oldest === seq && (this.#target.pool.prefixCache.onGap === "reset" || seq <= this.#deps.applier.from)) {
+    if (oldest === seq && (this.#target.pool.prefixCache.onGap === "reset" || seq === this.#deps.applier.from)) {
       logger.info({ from: seq }, "batches that were given up can be replayed after all");
       this.#deps.profile.find("events-lost", null);
       await this.rebuild("recovered");

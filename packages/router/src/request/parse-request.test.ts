@@ -100,6 +100,10 @@ describe("parseRequest", () => {
       { mm_hashes: { image: Array(600).fill("a") }, mm_placeholders: { image: Array(600).fill({ offset: 0, length: 1 }) } },
       { form: "none", why: "media" },
     ],
+    [
+      { mm_hashes: { image: ["a".repeat(1_025)] }, mm_placeholders: { image: [{ offset: 0, length: 1 }] } },
+      { form: "none", why: "media" },
+    ],
     ["nonsense", { form: "none", why: "media" }],
   ])("reads the images of a prompt of ids: %j", (features, expected) => {
     expect(parseRequest("/inference/v1/generate", bytes({ token_ids: [5, 6, 7], features })).prompt).toEqual(expected);

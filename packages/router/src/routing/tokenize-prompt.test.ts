@@ -42,6 +42,12 @@ describe("a prompt of which only engines can tell the tokens", () => {
     expect(asked).toEqual([expect.objectContaining({ engineOnly: true, bodyText: request.bodyText })]);
   });
 
+  it("is not waited for longer than that", async () => {
+    const encoder = { encode: () => new Promise<never>(() => {}), close: async () => {} };
+    const waited = await tokenizePrompt(withImage, encoder, { tokenizeTimeoutMs: 1, tokenizeTimeoutMsPerKiB: 0, renderTimeoutMs: 5 });
+    expect(waited).toMatchObject({ reason: "tokenize-timeout" });
+  });
+
   it("is asked for by its own body, and the chat that another API's request is by that of the chat", async () => {
     const kinds: unknown[] = [];
     const encoder = {
