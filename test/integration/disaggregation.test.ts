@@ -88,11 +88,14 @@ async function startStack(options: SimulatorOptions = {}, router: object = {}, d
       body: JSON.stringify({ model, prompt: promptOf(40, 900), max_tokens: 1 }),
     }).then((response) => response.arrayBuffer());
   }
+  // The load that was read while they ran has to be followed by one of idle replicas: what a dry run names would not be what comes next.
   await expect
     .poll(
       async () => {
-        const { endpoints } = (await (await fetch(`${stack.url}/kvatlas/v1/endpoints`)).json()) as { endpoints: { scope: unknown }[] };
-        return endpoints.every(({ scope }) => scope !== null);
+        const { endpoints } = (await (await fetch(`${stack.url}/kvatlas/v1/endpoints`)).json()) as {
+          endpoints: { scope: unknown; load: { waiting: number; running: number; inflightRequests: number } }[];
+        };
+        return endpoints.every(({ scope, load }) => scope !== null && load.waiting + load.running + load.inflightRequests === 0);
       },
       { timeout: 20_000 },
     )
