@@ -3,13 +3,20 @@ import { parseArgs } from "node:util";
 /** What was asked for cannot be done as it was asked for; the message says why. */
 export class UsageError extends Error {}
 
+export interface Options {
+  /** The last one given. */
+  readonly value: (name: string) => string | undefined;
+  readonly all: (name: string) => readonly string[];
+  readonly has: (flag: string) => boolean;
+}
+
 /** Options of a bench as texts; flags without a value are `true`. */
 export function readOptions(
   args: readonly string[],
   names: { readonly values: readonly string[]; readonly flags: readonly string[] },
-): { readonly value: (name: string) => string | undefined; readonly has: (flag: string) => boolean } {
-  const options: Record<string, { readonly type: "string" | "boolean" }> = {};
-  for (const name of names.values) options[name] = { type: "string" };
+): Options {
+  const options: Record<string, { readonly type: "string" | "boolean"; readonly multiple?: boolean }> = {};
+  for (const name of names.values) options[name] = { type: "string", multiple: true };
   for (const flag of names.flags) options[flag] = { type: "boolean" };
   let values: Readonly<Record<string, unknown>>;
   try {
@@ -17,11 +24,10 @@ export function readOptions(
   } catch (error) {
     throw new UsageError(error instanceof Error ? error.message : String(error));
   }
+  const all = (name: string) => (values[name] ?? []) as readonly string[];
   return {
-    value: (name) => {
-      const value = values[name];
-      return typeof value === "string" ? value : undefined;
-    },
+    value: (name) => all(name).at(-1),
+    all,
     has: (flag) => values[flag] === true,
   };
 }

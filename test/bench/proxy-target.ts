@@ -6,24 +6,28 @@ import { configSchema } from "@kvatlas/shared/config/schema";
 import { createLogger } from "@kvatlas/shared/logger";
 import { createMetricsRegistry } from "@kvatlas/shared/metrics";
 import { type Dispatcher, Pool } from "undici";
-import { answerAfter, type ProcessFigures, streamed, type TargetRole } from "./proxy-protocol.ts";
+import { answerAfter, type Question, streamPlanOf, type TargetRole } from "./proxy-protocol.ts";
 
 /*
  * A process of its own for what the proxy bench measures: the replica behind everything, the bare reference, or a whole router. It says its address
  * over IPC, and its CPU time and memory when asked.
  */
 
-const [role, replica = "", model = ""] = process.argv.slice(2) as [TargetRole, string?, string?];
+const [role, model, replica = ""] = process.argv.slice(2) as [TargetRole, string, string?];
 const address = await start(role);
-process.on("message", (question) => {
-  if (question !== "figures") return;
-  const { user, system } = process.cpuUsage();
-  globalThis.gc?.();
-  const figures: ProcessFigures = { cpuUs: user + system, residentBytes: process.memoryUsage.rss() };
-  process.send?.(figures);
-});
+process.on("message", (question: Question) => process.send?.(question === "cpuUs" ? cpuUs() : residentBytes()));
 process.on("disconnect", () => process.exit(0));
 process.send?.({ address });
+
+function cpuUs(): number {
+  const { user, system } = process.cpuUsage();
+  return user + system;
+}
+
+function residentBytes(): number {
+  globalThis.gc?.();
+  return process.memoryUsage.rss();
+}
 
 async function start(asked: TargetRole): Promise<string> {
   if (asked === "replica") return listen((request, response) => answerAs(request, response));
@@ -92,11 +96,20 @@ function listen(handler: (request: IncomingMessage, response: ServerResponse) =>
   });
 }
 
-/** What a replica does, told by the query: a small answer, or an event stream of so many chunks in such a distance. */
+/**
+ * What a replica does, told by the body: a small answer, or an event stream of so many chunks in such a distance. Other proxies ask for its models and its
+ * health.
+ */
 function answerAs(request: IncomingMessage, response: ServerResponse): void {
-  request.resume();
+  if (request.url === "/v1/models") {
+    response.writeHead(200, { "content-type": "application/json" });
+    response.end(JSON.stringify({ object: "list", data: [{ id: model, object: "model" }] }));
+    return;
+  }
+  const body: Buffer[] = [];
+  request.on("data", (piece: Buffer) => body.push(piece));
   request.on("end", () => {
-    const stream = streamed(request.url ?? "");
+    const stream = streamPlanOf(Buffer.concat(body));
     if (stream === null) {
       response.writeHead(200, { "content-type": "application/json", "content-length": answerAfter.length });
       response.end(answerAfter);

@@ -3,7 +3,8 @@ import { once } from "node:events";
 import { fileURLToPath } from "node:url";
 import { type Dispatcher, Pool } from "undici";
 import { readOptions } from "./arguments.ts";
-import { type ProcessFigures, pathOf, type StreamPlan, type TargetRole } from "./proxy-protocol.ts";
+import { type Peer, readPeer, startPeer } from "./peer-process.ts";
+import { bodyOf, completionsPath, type Question, type StreamPlan, type TargetRole } from "./proxy-protocol.ts";
 import { percentiles, round } from "./statistics.ts";
 
 const model = "bench/model";
@@ -12,13 +13,17 @@ const openLoopRate = 300;
 /** Idle between bursts: long enough for idle connections to be closed and for the collector to have looked. */
 const idleMs = 8_000;
 
-export const usage = `Usage: npm run bench -- proxy [--quick]
+export const usage = `Usage: npm run bench -- proxy [--quick] [--peer NAME=COMMAND ...]
 
 Forwarding: nothing between, a bare reference, a whole router; CPU per request and per chunk, added latency, time to first byte, memory per stream.
---quick   one round, fewer requests, 500 open streams instead of 5,000, no idling`;
+--quick   fewer requests, 500 open streams instead of 5,000, no idling
+--peer    another proxy, measured in the same run (Linux); {replica} and {port} stand for the replica's host:port and the port to listen on:
+          --peer 'vllm-router=vllm-router --host 127.0.0.1 --port {port} --worker-urls http://{replica} --policy round_robin'`;
 
 interface Plan {
   readonly rounds: number;
+  /** Before the first round: V8 optimises for as long as that. */
+  readonly warmUp: number;
   readonly requests: number;
   readonly openLoopMs: number;
   readonly streams: number;
@@ -28,7 +33,8 @@ interface Plan {
 }
 
 const whole: Plan = {
-  rounds: 3,
+  rounds: 5,
+  warmUp: 12_000,
   requests: 4_000,
   openLoopMs: 5_000,
   streams: 500,
@@ -38,6 +44,7 @@ const whole: Plan = {
 };
 const quick: Plan = {
   rounds: 3,
+  warmUp: 1_000,
   requests: 1_000,
   openLoopMs: 2_000,
   streams: 200,
@@ -53,41 +60,52 @@ const quick: Plan = {
  * without `--quick`, once more after idling.
  */
 export async function run(args: readonly string[] = []): Promise<object> {
-  const plan = readOptions(args, { values: [], flags: ["quick"] }).has("quick") ? quick : whole;
-  const replica = await startTarget("replica");
-  const proxies: Target[] = [];
-  const startBoth = async () => {
-    const started = [await startTarget("bare", replica.address), await startTarget("router", replica.address, model)] as const;
-    proxies.push(...started);
+  const options = readOptions(args, { values: ["peer"], flags: ["quick"] });
+  const plan = options.has("quick") ? quick : whole;
+  const peers = options.all("peer").map(readPeer);
+  const replica = await startTarget("replica", model);
+  const running: Target[] = [];
+  const startProxies = async () => {
+    const started: Target[] = [];
+    const add = (target: Target) => {
+      started.push(target);
+      running.push(target);
+    };
+    add(await startTarget("bare", model, replica.address));
+    add(await startTarget("router", model, replica.address));
+    for (const peer of peers) add(await startOther(peer, replica.address));
     return started;
   };
   try {
-    const [bare, router] = await startBoth();
+    const proxies = await startProxies();
     const sizes: Record<string, object> = {};
     for (const bytes of bodySizes) {
-      const cpu = await cpuPerRequest(plan, bytes, [bare, router]);
-      const latency = await openLoop(plan, bytes, { direct: replica, bare, router });
+      const cpu = await cpuPerRequest(plan, bytes, proxies);
+      const latency = await openLoop(plan, bytes, replica, proxies);
       sizes[`${bytes}B`] = { cpuPerRequestUs: cpu, atRate: latency };
     }
     let afterIdle: object | null = null;
     if (plan.afterIdle) {
       await new Promise((resolve) => setTimeout(resolve, idleMs));
       const cpu: Record<string, object> = {};
-      for (const bytes of bodySizes) cpu[`${bytes}B`] = await cpuPerRequest({ ...plan, rounds: 1 }, bytes, [bare, router]);
+      for (const bytes of bodySizes) cpu[`${bytes}B`] = await cpuPerRequest({ ...plan, warmUp: 0, rounds: 1 }, bytes, proxies);
       afterIdle = { idleMs, cpuPerRequestUs: cpu };
     }
-    const streaming = await streams(plan, { direct: replica, bare, router });
-    const held = await memoryPerStream(plan, await startBoth());
+    const streaming = await streams(plan, [replica, ...proxies]);
+    // Once more, fresh: other proxies may have further ports of their own.
+    for (const proxy of running.splice(0)) await proxy.stop();
+    const held = await memoryPerStream(plan, await startProxies());
     return { openLoopRate, streams: plan.streams, sizes, afterIdle, streaming, memory: held, routerMode: "off" };
   } finally {
-    for (const target of [...proxies, replica]) await target.stop();
+    for (const target of [...running, replica]) await target.stop();
   }
 }
 
 interface Target {
-  readonly role: TargetRole;
+  /** `direct`: the replica. */
+  readonly name: string;
   readonly address: string;
-  figures(): Promise<ProcessFigures>;
+  ask(question: Question): Promise<number>;
   stop(): Promise<void>;
 }
 
@@ -100,13 +118,13 @@ async function startTarget(role: TargetRole, ...args: readonly string[]): Promis
   const [said] = (await Promise.race([once(child, "message"), exited])) as [{ readonly address?: string } | number | null];
   if (typeof said !== "object" || said?.address === undefined) throw new Error(`the ${role} did not start`);
   return {
-    role,
+    name: role === "replica" ? "direct" : role,
     address: said.address,
-    figures: async () => {
+    ask: async (question) => {
       const answered = once(child, "message");
-      child.send("figures");
-      const [figures] = (await answered) as [ProcessFigures];
-      return figures;
+      child.send(question);
+      const [figure] = (await answered) as [number];
+      return figure;
     },
     stop: async () => {
       child.kill("SIGKILL");
@@ -115,9 +133,17 @@ async function startTarget(role: TargetRole, ...args: readonly string[]): Promis
   };
 }
 
-function bodyOf(bytes: number): Buffer {
-  const head = `{"model":"${model}","max_tokens":16,"prompt":"`;
-  return Buffer.from(`${head}${"words and more ".repeat(Math.ceil(bytes / 15)).slice(0, bytes - head.length - 2)}"}`);
+async function startOther(peer: Peer, replica: string): Promise<Target> {
+  const started = await startPeer(peer, replica, async (address) => {
+    const answer = await fetch(`http://${address}${completionsPath}`, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: bodyOf(model, bodySizes[0], null),
+    });
+    await answer.arrayBuffer();
+    return answer.ok;
+  });
+  return { name: peer.name, ...started };
 }
 
 interface Taken {
@@ -126,7 +152,7 @@ interface Taken {
 }
 
 /** One request; rejects unless the whole of a 200 arrives. */
-function send(pool: Pool, body: Buffer, stream: StreamPlan | null, onFirst: () => void = () => {}): Promise<Taken> {
+function send(pool: Pool, body: Buffer, onFirst: () => void = () => {}): Promise<Taken> {
   const startedAt = performance.now();
   return new Promise((resolve, reject) => {
     let firstByteMs = 0;
@@ -150,7 +176,7 @@ function send(pool: Pool, body: Buffer, stream: StreamPlan | null, onFirst: () =
       },
       onError: reject,
     };
-    pool.dispatch({ path: pathOf(stream), method: "POST", headers: ["content-type", "application/json"], body }, handler);
+    pool.dispatch({ path: completionsPath, method: "POST", headers: ["content-type", "application/json"], body }, handler);
   });
 }
 
@@ -160,37 +186,37 @@ function clientOf(target: Target, connections: number): Pool {
 
 /** CPU time of the proxy per request, 16 at a time; median of the rounds. */
 async function cpuPerRequest(plan: Plan, bytes: number, targets: readonly Target[]): Promise<Record<string, number>> {
-  const body = bodyOf(bytes);
-  const rounds = new Map<string, number[]>(targets.map(({ role }) => [role, []]));
+  const body = bodyOf(model, bytes, null);
+  const rounds = new Map<string, number[]>(targets.map(({ name }) => [name, []]));
   for (let i = 0; i < plan.rounds; i++) {
     for (const target of targets) {
       const pool = clientOf(target, 16);
-      if (i === 0) await closedLoop(pool, body, plan.requests);
+      if (i === 0) await closedLoop(pool, body, plan.warmUp);
       await closedLoop(pool, body, Math.ceil(plan.requests / 10));
-      const before = await target.figures();
+      const before = await target.ask("cpuUs");
       await closedLoop(pool, body, plan.requests);
-      const after = await target.figures();
-      rounds.get(target.role)?.push((after.cpuUs - before.cpuUs) / plan.requests);
+      rounds.get(target.name)?.push(((await target.ask("cpuUs")) - before) / plan.requests);
       await pool.destroy();
     }
   }
-  return Object.fromEntries([...rounds].map(([role, values]) => [role, round(percentiles(values).p50, 1)]));
+  return Object.fromEntries([...rounds].map(([name, values]) => [name, round(percentiles(values).p50, 1)]));
 }
 
 async function closedLoop(pool: Pool, body: Buffer, requests: number): Promise<void> {
   let left = requests;
   const worker = async () => {
-    while (left-- > 0) await send(pool, body, null);
+    while (left-- > 0) await send(pool, body);
   };
   await Promise.all(Array.from({ length: 16 }, worker));
 }
 
 /** Latency at a fixed rate, whatever the answers do; the ways take turns in short slices, so that all meet the same disturbances. */
-async function openLoop(plan: Plan, bytes: number, targets: Readonly<Record<string, Target>>): Promise<object> {
-  const body = bodyOf(bytes);
+async function openLoop(plan: Plan, bytes: number, replica: Target, proxies: readonly Target[]): Promise<object> {
+  const body = bodyOf(model, bytes, null);
   const slices = 5;
-  const taken = new Map<string, number[]>(Object.keys(targets).map((name) => [name, []]));
-  const pools = Object.fromEntries(Object.entries(targets).map(([name, target]) => [name, clientOf(target, 64)]));
+  const targets = [replica, ...proxies];
+  const taken = new Map<string, number[]>(targets.map(({ name }) => [name, []]));
+  const pools = Object.fromEntries(targets.map((target) => [target.name, clientOf(target, 64)]));
   for (let slice = 0; slice < slices; slice++) {
     for (const [name, pool] of Object.entries(pools)) {
       const count = Math.floor((plan.openLoopMs / 1_000 / slices) * openLoopRate);
@@ -204,7 +230,7 @@ async function openLoop(plan: Plan, bytes: number, targets: Readonly<Record<stri
             // Time counts from when the request was due, so that a stall of the proxy is not hidden by requests that are not sent.
             const late = performance.now() - (startedAt + (sent * 1_000) / openLoopRate);
             pending.push(
-              send(pool, body, null).then(({ totalMs }) => void taken.get(name)?.push(totalMs + Math.max(0, late - 1_000 / openLoopRate))),
+              send(pool, body).then(({ totalMs }) => void taken.get(name)?.push(totalMs + Math.max(0, late - 1_000 / openLoopRate))),
             );
           }
           if (sent < count) return;
@@ -217,36 +243,34 @@ async function openLoop(plan: Plan, bytes: number, targets: Readonly<Record<stri
   }
   for (const pool of Object.values(pools)) await pool.destroy();
   const latency = Object.fromEntries([...taken].map(([name, values]) => [name, percentiles(values)]));
-  const { direct, bare, router } = latency;
-  const added = (p: "p50" | "p99") => ({
-    bare: round((bare?.[p] ?? 0) - (direct?.[p] ?? 0)),
-    router: round((router?.[p] ?? 0) - (direct?.[p] ?? 0)),
-  });
+  const added = (p: "p50" | "p99") =>
+    Object.fromEntries(proxies.map(({ name }) => [name, round((latency[name]?.[p] ?? 0) - (latency[replica.name]?.[p] ?? 0))]));
   return { latencyMs: latency, addedP50Ms: added("p50"), addedP99Ms: added("p99") };
 }
 
 /** Many event streams at a time: time to first byte while the others run, and CPU per chunk. */
-async function streams(plan: Plan, targets: Readonly<Record<string, Target>>): Promise<object> {
-  const body = bodyOf(bodySizes[0]);
+async function streams(plan: Plan, targets: readonly Target[]): Promise<object> {
+  const first = bodyOf(model, bodySizes[0], { chunks: 1, everyMs: 1 });
+  const body = bodyOf(model, bodySizes[0], plan.chunks);
   const figures: Record<string, object> = {};
-  for (const [name, target] of Object.entries(targets)) {
+  for (const target of targets) {
     const pool = clientOf(target, plan.streams);
     const spreadMs = plan.chunks.chunks * plan.chunks.everyMs;
     // A first wave opens the connections; the second one is measured, and arrives spread over the length of a stream.
-    await Promise.all(Array.from({ length: plan.streams }, () => send(pool, body, { chunks: 1, everyMs: 1 })));
-    const before = await target.figures();
+    await Promise.all(Array.from({ length: plan.streams }, () => send(pool, first)));
+    const before = await target.ask("cpuUs");
     const taken = await Promise.all(
       Array.from({ length: plan.streams }, async (_, i) => {
         await new Promise((resolve) => setTimeout(resolve, (i * spreadMs) / plan.streams));
-        return send(pool, body, plan.chunks);
+        return send(pool, body);
       }),
     );
-    const after = await target.figures();
+    const after = await target.ask("cpuUs");
     await pool.destroy();
     const chunks = plan.streams * (plan.chunks.chunks + 1);
-    figures[name] = {
+    figures[target.name] = {
       firstByteMs: percentiles(taken.map(({ firstByteMs }) => firstByteMs)),
-      cpuPerChunkUs: round((after.cpuUs - before.cpuUs) / chunks, 1),
+      cpuPerChunkUs: round((after - before) / chunks, 1),
     };
   }
   return figures;
@@ -254,12 +278,13 @@ async function streams(plan: Plan, targets: Readonly<Record<string, Target>>): P
 
 /** Resident memory of a proxy per open and silent stream. */
 async function memoryPerStream(plan: Plan, targets: readonly Target[]): Promise<object> {
-  const body = bodyOf(bodySizes[0]);
+  const body = bodyOf(model, bodySizes[0], null);
+  const held = bodyOf(model, bodySizes[0], { chunks: 2, everyMs: 600_000 });
   const figures: Record<string, object> = {};
   for (const target of targets) {
     const pool = clientOf(target, plan.heldStreams);
     await closedLoop(pool, body, plan.requests);
-    const before = await target.figures();
+    const before = await target.ask("residentBytes");
     const wave = 250;
     const open: Promise<unknown>[] = [];
     for (let from = 0; from < plan.heldStreams; from += wave) {
@@ -268,16 +293,16 @@ async function memoryPerStream(plan: Plan, targets: readonly Target[]): Promise<
         const first = new Promise<void>((resolve) => {
           onFirst = resolve;
         });
-        const stream = send(pool, body, { chunks: 2, everyMs: 600_000 }, onFirst);
+        const stream = send(pool, held, onFirst);
         open.push(stream.catch(() => {}));
         return first;
       });
       await Promise.all(firsts);
     }
-    const after = await target.figures();
-    figures[target.role] = {
+    const after = await target.ask("residentBytes");
+    figures[target.name] = {
       streams: plan.heldStreams,
-      kibPerStream: round((after.residentBytes - before.residentBytes) / 1_024 / plan.heldStreams, 1),
+      kibPerStream: round((after - before) / 1_024 / plan.heldStreams, 1),
     };
     await pool.destroy();
     await Promise.all(open);
