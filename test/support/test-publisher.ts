@@ -1,5 +1,5 @@
 import { encode } from "@msgpack/msgpack";
-import { Publisher, Router } from "zeromq";
+import { Router, XPublisher } from "zeromq";
 
 /** An event as it goes on the wire: an array or a map, or what is no event at all. */
 export type WireEvent = readonly unknown[] | Readonly<Record<string, unknown>> | number;
@@ -25,16 +25,20 @@ export interface PublishOptions {
   readonly timestamp?: number;
 }
 
-/** PUB and replay ROUTER exactly as vLLM's ZmqEventPublisher has them (`distributed/kv_events.py`), sending what a test says. */
+/**
+ * PUB and replay ROUTER exactly as vLLM's ZmqEventPublisher has them (`distributed/kv_events.py`), sending what a test says. XPUB is PUB that can be asked who
+ * has subscribed: what is published between a connection and its subscription reaches nobody.
+ */
 export class TestPublisher {
   readonly #options: TestPublisherOptions;
-  readonly #pub = new Publisher({ linger: 0, sendHighWaterMark: 100_000 });
+  readonly #pub = new XPublisher({ linger: 0, sendHighWaterMark: 100_000 });
   readonly #router = new Router({ linger: 0, sendHighWaterMark: 0 });
   readonly #buffer: { readonly seq: number; readonly payload: Uint8Array }[] = [];
   #seq = 0;
   /** Engines that are started later have later time stamps. */
   #clock = 1_790_000_000 + process.uptime();
   #subscribers = 0;
+  #listening: Promise<void> | null = null;
   #serving: Promise<void> | null = null;
   #muted = false;
   #topic: string;
@@ -51,7 +55,8 @@ export class TestPublisher {
 
   static async start(options: TestPublisherOptions = {}): Promise<TestPublisher> {
     const publisher = new TestPublisher(options);
-    publisher.#pub.events.on("handshake", () => publisher.#subscribers++);
+    publisher.#pub.verbosity = "allSubs";
+    publisher.#listening = publisher.#countSubscriptions();
     if (options.dial === undefined || options.dial === null) {
       await publisher.#pub.bind("tcp://127.0.0.1:*");
       publisher.events = publisher.#pub.lastEndpoint ?? "";
@@ -66,7 +71,7 @@ export class TestPublisher {
     return publisher;
   }
 
-  /** Connections made so far. */
+  /** Subscriptions that have arrived so far. */
   get subscribers(): number {
     return this.#subscribers;
   }
@@ -118,7 +123,18 @@ export class TestPublisher {
   async close(): Promise<void> {
     this.#pub.close();
     this.#router.close();
-    await this.#serving;
+    await Promise.all([this.#listening, this.#serving]);
+  }
+
+  async #countSubscriptions(): Promise<void> {
+    while (!this.#pub.closed) {
+      try {
+        const [message] = await this.#pub.receive();
+        if (message?.[0] === 1) this.#subscribers += 1;
+      } catch (error) {
+        if (!this.#pub.closed) throw error;
+      }
+    }
   }
 
   async #serve(): Promise<void> {
