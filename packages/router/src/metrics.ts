@@ -28,6 +28,8 @@ export class RouterMetrics {
   readonly #ingesterSilence: Histogram;
   readonly #shed: Counter<"why" | "priority">;
   /** Counters and histograms of label values that were there before: looking them up by their labels costs more than counting. */
+  // Finding a label's series anew costs more than counting in it.
+  readonly #decided = new Map<string, Counter.Internal>();
   readonly #finished = new Map<string, Counter.Internal>();
   readonly #firstBytes = new Map<string, Histogram.Internal<"mode">>();
   readonly #queueSeconds: Histogram<"priority">;
@@ -211,7 +213,8 @@ export class RouterMetrics {
 
   decided(decision: Decision): void {
     const { timings } = decision;
-    this.#decisions.inc({ mode: decision.mode, reason: decision.reason });
+    const { mode, reason } = decision;
+    childOf(this.#decided, `${mode} ${reason}`, () => this.#decisions.labels({ mode, reason })).inc();
     this.#decisionSeconds.observe(timings.totalMs / 1_000);
     if (decision.division !== undefined) this.#divisions.inc({ outcome: decision.division.outcome });
     if (timings.tokenizeMs !== null) this.#stepSeconds.observe({ step: "tokenize" }, timings.tokenizeMs / 1_000);
@@ -224,22 +227,14 @@ export class RouterMetrics {
   }
 
   firstByte(mode: string, ms: number): void {
-    let child = this.#firstBytes.get(mode);
-    if (child === undefined) {
-      child = this.#firstByteSeconds.labels({ mode });
-      this.#firstBytes.set(mode, child);
-    }
-    child.observe(ms / 1_000);
+    childOf(this.#firstBytes, mode, () => this.#firstByteSeconds.labels({ mode })).observe(ms / 1_000);
   }
 
   finished(outcome: "completed" | "client-gone" | "cut" | "refused", status: number | null): void {
-    const name = `${outcome} ${status === null ? 0 : Math.floor(status / 100)}`;
-    let child = this.#finished.get(name);
-    if (child === undefined) {
-      child = this.#requests.labels({ outcome, status: status === null ? "none" : `${Math.floor(status / 100)}xx` });
-      this.#finished.set(name, child);
-    }
-    child.inc();
+    const statusClass = status === null ? 0 : Math.floor(status / 100);
+    childOf(this.#finished, `${outcome} ${statusClass}`, () =>
+      this.#requests.labels({ outcome, status: statusClass === 0 ? "none" : `${statusClass}xx` }),
+    ).inc();
   }
 
   retried(why: RetryReason): void {
@@ -279,4 +274,14 @@ export class RouterMetrics {
   verified(agrees: boolean): void {
     this.#verified.inc({ result: agrees ? "agree" : "disagree" });
   }
+}
+
+/** The series of some labels, looked for once. */
+function childOf<Child>(known: Map<string, Child>, name: string, find: () => Child): Child {
+  let child = known.get(name);
+  if (child === undefined) {
+    child = find();
+    known.set(name, child);
+  }
+  return child;
 }

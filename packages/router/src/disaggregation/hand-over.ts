@@ -99,6 +99,13 @@ export async function handOver(
 }
 
 /** For the line that every request logs. */
-export function prefillFields({ prefill, result, attempts, ms }: HandedOver): Readonly<Record<string, unknown>> {
+export interface PrefillFields {
+  readonly prefillEndpoint: string | null;
+  readonly prefill: PrefillResult;
+  readonly prefillAttempts: number;
+  readonly prefillMs: number;
+}
+
+export function prefillFields({ prefill, result, attempts, ms }: HandedOver): PrefillFields {
   return { prefillEndpoint: prefill?.id ?? null, prefill: result, prefillAttempts: attempts, prefillMs: ms };
 }

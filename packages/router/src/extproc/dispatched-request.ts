@@ -3,7 +3,7 @@ import type { Logger } from "@kvatlas/shared/logger";
 import type { FleetEndpoint } from "../fleet/fleet.ts";
 import type { InflightEntry, InflightTracker } from "../fleet/inflight-tracker.ts";
 import type { OutlierEjection } from "../fleet/outlier-ejection.ts";
-import { handledFields } from "../handling/handled-line.ts";
+import { handledLine } from "../handling/handled-line.ts";
 import type { AskedRequest, PreparedRequest } from "../handling/prepare-request.ts";
 import { beginAt } from "../handling/sent-request.ts";
 import type { RouterMetrics } from "../metrics.ts";
@@ -114,14 +114,10 @@ export class DispatchedRequest {
     }
     metrics.finished(outcome === "client-gone" ? outcome : "completed", this.#status);
     logger.info(
-      {
-        ...handledFields({ asked, model, resolved, decision, endpoint: this.#endpoint }),
-        status: this.#status,
-        outcome,
-        gateway: true,
-        firstByteMs: this.#firstByteMs,
-        totalMs: clock.monotonic() - startedAt,
-      },
+      handledLine(
+        { asked, model, resolved, decision, endpoint: this.#endpoint },
+        { status: this.#status, outcome, firstByteMs: this.#firstByteMs, totalMs: clock.monotonic() - startedAt, gateway: true },
+      ),
       "request handled",
     );
     this.#lastPiece = null;

@@ -1,6 +1,7 @@
+import type { PrefillFields } from "../disaggregation/hand-over.ts";
 import type { FleetEndpoint } from "../fleet/fleet.ts";
 import type { Decision } from "../routing/decision.ts";
-import { logFieldsOf } from "../routing/explain.ts";
+import { topOf } from "../routing/explain.ts";
 import type { AskedRequest, PreparedRequest } from "./prepare-request.ts";
 
 export interface HandledRequest {
@@ -13,20 +14,57 @@ export interface HandledRequest {
   readonly endpoint: FleetEndpoint;
 }
 
+/** What became of it. */
+export interface HandledAnswer {
+  /** Null where there was no answer. */
+  readonly status: number | null;
+  readonly outcome: string;
+  /** Since the request came; null when there was no first byte. */
+  readonly firstByteMs: number | null;
+  readonly totalMs: number;
+  /** Replicas that it was sent to; of requests that this router has sent itself. */
+  readonly attempts?: number;
+  /** A gateway has sent it. */
+  readonly gateway?: true;
+  readonly prefill?: PrefillFields | null;
+}
+
 /**
  * What the line `request handled` tells of a request that was sent on, however it came in. The first names are those of the reference endpoint picker
- * (Gateway API Inference Extension): what searches its log finds the same here.
+ * (Gateway API Inference Extension): what searches its log finds the same here. What is undefined does not appear in the line. Every request logs one: a
+ * literal of one shape takes a fraction of the time that spreads take.
  */
-export function handledFields({ asked, model, resolved, decision, endpoint }: HandledRequest): Readonly<Record<string, unknown>> {
+export function handledLine({ asked, model, resolved, decision, endpoint }: HandledRequest, answer: HandledAnswer): object {
+  const { pod } = endpoint;
+  const prefill = answer.prefill ?? undefined;
   return {
     "x-request-id": asked.requestId,
     model,
     resolvedTargetModel: resolved.target ?? model,
     criticality: resolved.criticality,
-    ...(asked.tenant === null ? {} : { tenant: asked.tenant }),
+    tenant: asked.tenant ?? undefined,
     path: asked.path,
-    ...logFieldsOf(decision),
     endpoint: endpoint.id,
-    ...(endpoint.pod === undefined ? {} : { pod: endpoint.pod.name, labels: endpoint.pod.labels }),
+    mode: decision.mode,
+    reason: decision.reason,
+    promptTokens: decision.promptTokens,
+    matchedTokens: decision.matchedTokens,
+    matchedBlocks: decision.matchedBlocks,
+    blocks: decision.blocks,
+    top: topOf(decision),
+    division: decision.division?.outcome,
+    timings: decision.timings,
+    pod: pod?.name,
+    labels: pod?.labels,
+    prefillEndpoint: prefill?.prefillEndpoint,
+    prefill: prefill?.prefill,
+    prefillAttempts: prefill?.prefillAttempts,
+    prefillMs: prefill?.prefillMs,
+    status: answer.status,
+    outcome: answer.outcome,
+    attempts: answer.attempts,
+    gateway: answer.gateway,
+    firstByteMs: answer.firstByteMs,
+    totalMs: answer.totalMs,
   };
 }

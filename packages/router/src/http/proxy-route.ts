@@ -5,7 +5,7 @@ import type { Logger } from "@kvatlas/shared/logger";
 import { DecodeStep } from "../disaggregation/decode-step.ts";
 import { type HandedOver, handOver, prefillFields } from "../disaggregation/hand-over.ts";
 import type { InflightEntry, InflightTracker } from "../fleet/inflight-tracker.ts";
-import { handledFields } from "../handling/handled-line.ts";
+import { handledLine } from "../handling/handled-line.ts";
 import { ownHeaders } from "../handling/own-headers.ts";
 import { createPrepareRequest, type PrepareDeps, type PreparedRequest, type Progress } from "../handling/prepare-request.ts";
 import { beginAt } from "../handling/sent-request.ts";
@@ -63,7 +63,7 @@ export function createProxyRoute(deps: ProxyRouteDeps, config: RouterConfig) {
       const { resolved } = prepared;
       decision = prepared.decision;
       let handed = decision.division?.outcome === "divided" ? await prefill(incoming, prepared) : null;
-      const steps = handed === null ? {} : prefillFields(handed);
+      const prefillStep = handed === null ? null : prefillFields(handed);
       const isHanded = handed?.prefill != null;
       arrived = handed?.arrived ?? null;
       const beforeSendMs = deps.clock.monotonic() - startedAt;
@@ -82,15 +82,10 @@ export function createProxyRoute(deps: ProxyRouteDeps, config: RouterConfig) {
       if (firstByteMs !== null) deps.metrics.firstByte(decision.mode, firstByteMs);
       deps.metrics.finished(result.outcome, result.status);
       deps.logger.info(
-        {
-          ...handledFields({ asked: incoming, model: progress.model, resolved, decision, endpoint: result.endpoint }),
-          ...steps,
-          status: result.status,
-          outcome: result.outcome,
-          attempts: result.attempts,
-          firstByteMs,
-          totalMs,
-        },
+        handledLine(
+          { asked: incoming, model: progress.model, resolved, decision, endpoint: result.endpoint },
+          { status: result.status, outcome: result.outcome, firstByteMs, totalMs, attempts: result.attempts, prefill: prefillStep },
+        ),
         "request handled",
       );
     } catch (error) {

@@ -41,12 +41,17 @@ export function logFieldsOf(decision: Decision): Readonly<Record<string, unknown
     matchedTokens: decision.matchedTokens,
     matchedBlocks: decision.matchedBlocks,
     blocks: decision.blocks,
-    top: decision.ranking
-      .slice(0, topScores)
-      .map(({ endpoint, matchedTokens, score, parts }) => ({ endpoint: endpoint.id, matchedTokens, score, parts })),
+    top: topOf(decision),
     ...(decision.division === undefined ? {} : { division: decision.division.outcome }),
     timings: decision.timings,
   };
+}
+
+/** The best endpoints with their scores. */
+export function topOf({ ranking }: Decision): readonly object[] {
+  return ranking
+    .slice(0, topScores)
+    .map(({ endpoint, matchedTokens, score, parts }) => ({ endpoint: endpoint.id, matchedTokens, score, parts }));
 }
 
 /**
