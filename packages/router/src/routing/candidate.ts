@@ -40,6 +40,11 @@ export interface Score {
 /** A candidate in its place: the first of a ranking is picked, the next ones are where a retry goes. */
 export interface Ranked extends Candidate, Score {}
 
+/** Spelled out: a spread takes several times as long, and every decision ranks all candidates. */
+export function scored({ endpoint, matchedTokens, byMedium, load }: Candidate, { score, parts }: Score): Ranked {
+  return { endpoint, matchedTokens, byMedium, load, score, parts };
+}
+
 /** Requests that the endpoint is busy with. The engine's figures lag behind by a scrape, the routers' own do not and miss other clients: the larger one counts. */
 export function requestsOf(load: CandidateLoad): number {
   return Math.max(load.waiting + load.running, load.inflightRequests);

@@ -1,4 +1,4 @@
-import { type Candidate, type Ranked, requestsOf, type Score } from "./candidate.ts";
+import { type Candidate, type Ranked, requestsOf, type Score, scored } from "./candidate.ts";
 import { rank } from "./rank.ts";
 
 export type OffPolicyName = "least-request" | "round-robin" | "random";
@@ -21,11 +21,9 @@ export function rankOff(
   if (policy === "least-request") return rank(candidates, ({ load }) => least({ requests: requestsOf(load) }), tieKey);
   if (candidates.length === 0) return [];
   const start = policy === "round-robin" ? sources.next() % candidates.length : Math.floor(sources.random() * candidates.length);
-  return [...candidates.slice(start), ...candidates.slice(0, start)].map((candidate, place) => ({
-    ...candidate,
-    score: 0 - place,
-    parts: {},
-  }));
+  return [...candidates.slice(start), ...candidates.slice(0, start)].map((candidate, place) =>
+    scored(candidate, { score: 0 - place, parts: {} }),
+  );
 }
 
 function least(parts: { readonly requests: number }): Score {

@@ -1,5 +1,5 @@
 import { rankByRendezvous } from "@kvatlas/shared/rendezvous";
-import type { Candidate, Ranked, Score } from "./candidate.ts";
+import { type Candidate, type Ranked, type Score, scored } from "./candidate.ts";
 
 /**
  * Orders candidates by score, highest first. Equal scores go by rendezvous hash of `tieKey`: the same on every router, spread over the
@@ -10,7 +10,7 @@ export function rank(
   scoreOf: (candidate: Candidate, place: number) => Score,
   tieKey: string,
 ): readonly Ranked[] {
-  const ranked = candidates.map((candidate, place): Ranked => ({ ...candidate, ...scoreOf(candidate, place) }));
+  const ranked = candidates.map((candidate, place) => scored(candidate, scoreOf(candidate, place)));
   ranked.sort((a, b) => b.score - a.score);
   for (let from = 0; from < ranked.length; ) {
     let to = from + 1;

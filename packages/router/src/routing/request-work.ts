@@ -100,7 +100,8 @@ export class RequestWork {
   }
 
   get timings(): DecisionTimings {
-    return { ...this.#timings, totalMs: this.#clock.monotonic() - this.#startedAt };
+    const { tokenizeMs, keysMs, lookupMs } = this.#timings;
+    return { tokenizeMs, keysMs, lookupMs, totalMs: this.#clock.monotonic() - this.#startedAt };
   }
 
   /** Breaks ties where there is no key. */
