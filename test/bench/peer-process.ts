@@ -1,7 +1,7 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
-import { createServer } from "node:net";
+import { freePortRange } from "../support/free-ports.ts";
 import { UsageError } from "./arguments.ts";
 import type { Question } from "./proxy-protocol.ts";
 
@@ -27,7 +27,7 @@ const pageBytes = 4_096;
 
 /** Starts it and waits until it answers a completion with 200. Linux only: what it costs is read from /proc. */
 export async function startPeer(peer: Peer, replica: string, probe: (address: string) => Promise<boolean>) {
-  const port = await freePort();
+  const port = await freePortRange(1);
   const [file = "", ...args] = peer.command.map((word) => word.replaceAll("{replica}", replica).replaceAll("{port}", String(port)));
   const child = spawn(file, args, { stdio: "ignore" });
   const failed = new Promise<never>((_, reject) => {
@@ -63,14 +63,4 @@ function figureOf(pid: number, question: Question): number {
     .split(" ");
   const at = (field: number) => Number(fields[field - 3]);
   return question === "cpuUs" ? (at(14) + at(15)) * usPerTick : at(24) * pageBytes;
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const address = server.address();
-  const closed = once(server, "close");
-  server.close();
-  await closed;
-  return typeof address === "object" && address !== null ? address.port : 0;
 }

@@ -13,10 +13,10 @@ describe("ReplayAgenda", () => {
     expect(agenda.dueAt).toBeNull();
     for (let i = 0; i < 10; i++) {
       agenda.heard();
-      pass(1_000);
+      pass(500);
       expect(agenda.isDue).toBe(false);
     }
-    pass(1_000);
+    pass(500);
     expect(agenda.isDue).toBe(true);
     agenda.answered();
     pass(1_000_000);
@@ -26,12 +26,12 @@ describe("ReplayAgenda", () => {
   it("asks a stream with a batch now and then every few seconds at most", () => {
     const { agenda, pass } = agendaAt();
     agenda.heard();
-    pass(2_000);
+    pass(1_000);
     agenda.answered();
     agenda.heard();
-    pass(2_000);
+    pass(1_000);
     expect(agenda.isDue).toBe(false);
-    pass(2_000);
+    pass(1_000);
     expect(agenda.isDue).toBe(true);
   });
 
@@ -39,9 +39,9 @@ describe("ReplayAgenda", () => {
     const { agenda, pass } = agendaAt();
     for (let i = 0; i < 2; i++) {
       agenda.worked();
-      pass(1_000);
+      pass(500);
       agenda.worked();
-      pass(1_000);
+      pass(500);
     }
     expect(agenda.isDue).toBe(true);
     agenda.asked();
@@ -52,12 +52,12 @@ describe("ReplayAgenda", () => {
   it("asks again when the engine has worked while it was asked: the answer may be of before", () => {
     const { agenda, pass } = agendaAt();
     agenda.worked();
-    pass(2_000);
+    pass(1_000);
     agenda.asked();
     agenda.worked();
     agenda.answered();
     expect(agenda.dueAt).not.toBeNull();
-    pass(4_000);
+    pass(2_000);
     expect(agenda.isDue).toBe(true);
     agenda.asked();
     agenda.answered();

@@ -1,9 +1,12 @@
 import type { Clock } from "@kvatlas/shared/clock";
 
 /** Quiet after which the last batches are checked: long against the pauses between steps, short against the pauses between requests. */
-const quietMs = 2_000;
-/** Between two checks of one endpoint, so that a replica with a request now and then is not asked after each. */
-const betweenChecksMs = 4_000;
+const quietMs = 1_000;
+/**
+ * Between two checks of one endpoint, so that a replica with a request now and then is not asked after each. A lost batch may stay unknown for as long; an
+ * engine that has nothing newer answers with one empty message.
+ */
+const betweenChecksMs = 2_000;
 const firstRetryMs = 1_000;
 const maxRetryMs = 30_000;
 
