@@ -23,7 +23,6 @@ export function readPeer(text: string): Peer {
 const startMs = 60_000;
 /** Kernel ticks of /proc/PID/stat: 100 a second on every Linux that Node runs on. */
 const usPerTick = 10_000;
-const pageBytes = 4_096;
 
 /** Starts it and waits until it answers a completion with 200. Linux only: what it costs is read from /proc. */
 export async function startPeer(peer: Peer, replica: string, probe: (address: string) => Promise<boolean>) {
@@ -56,11 +55,15 @@ export async function startPeer(peer: Peer, replica: string, probe: (address: st
   return { address, ask: async (question: Question) => figureOf(child.pid ?? 0, question), stop };
 }
 
-/** Of the process and all of its threads (proc(5): utime and stime; rss). */
+/** Of the process and all of its threads (proc(5): utime and stime of `stat`, VmRSS of `status`). */
 function figureOf(pid: number, question: Question): number {
+  if (question === "residentBytes") {
+    const kib = /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1];
+    return Number(kib) * 1_024;
+  }
   const fields = readFileSync(`/proc/${pid}/stat`, "utf8")
     .replace(/^.*\) /s, "")
     .split(" ");
   const at = (field: number) => Number(fields[field - 3]);
-  return question === "cpuUs" ? (at(14) + at(15)) * usPerTick : at(24) * pageBytes;
+  return (at(14) + at(15)) * usPerTick;
 }

@@ -28,7 +28,6 @@ export class RouterMetrics {
   readonly #ingesterSilence: Histogram;
   readonly #shed: Counter<"why" | "priority">;
   /** Counters and histograms of label values that were there before: looking them up by their labels costs more than counting. */
-  // Finding a label's series anew costs more than counting in it.
   readonly #decided = new Map<string, Counter.Internal>();
   readonly #finished = new Map<string, Counter.Internal>();
   readonly #firstBytes = new Map<string, Histogram.Internal<"mode">>();

@@ -43,6 +43,17 @@ describe("the line of a request that was handled", () => {
     const other = endpointOf("10.0.0.2:8000");
     const fields = lineOf({ asked, model: "m", resolved: { ...resolved, target: null, alias: null }, decision, endpoint: other }, answer);
     expect(fields).toMatchObject({ endpoint: "10.0.0.2:8000", resolvedTargetModel: "m" });
-    for (const name of ["pod", "labels", "tenant", "division", "gateway", "attempts", "prefill"]) expect(fields).not.toHaveProperty(name);
+    for (const name of ["pod", "labels", "tenant", "division", "gateway", "attempts", "prefill", "why", "err"])
+      expect(fields).not.toHaveProperty(name);
+  });
+
+  it("says why a request was refused that came to no decision", () => {
+    const refused = { status: 404, outcome: "refused", totalMs: 1, why: "no such model" };
+    expect(lineOf({ asked, model: "m", resolved: null, decision: null, endpoint: null }, refused)).toEqual({
+      "x-request-id": "r1",
+      model: "m",
+      path: "/v1/chat/completions",
+      ...refused,
+    });
   });
 });

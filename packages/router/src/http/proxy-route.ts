@@ -15,7 +15,6 @@ import { cachedTokensIn } from "../quality/cached-tokens.ts";
 import type { DecisionQuality } from "../quality/decision-quality.ts";
 import { HttpError } from "../request/openai-error.ts";
 import type { Decision } from "../routing/decision.ts";
-import { logFieldsOf } from "../routing/explain.ts";
 import { answerError } from "./answer.ts";
 import { type BodyBudget, type HeldBody, readBody } from "./read-body.ts";
 
@@ -141,24 +140,24 @@ export function createProxyRoute(deps: ProxyRouteDeps, config: RouterConfig) {
   }
 
   function refuse(
-    { response, requestId, path }: Incoming,
+    incoming: Incoming,
     about: { readonly model: string | null; readonly decision: Decision | null; readonly startedAt: number },
     error: unknown,
   ): void {
+    const { response, requestId, path } = incoming;
     const known = error instanceof HttpError;
     const answer = known ? error : new HttpError(500, "the router failed to handle this request; see its log.");
     deps.metrics.finished("refused", answer.status);
     deps.logger[known ? "info" : "error"](
-      {
-        "x-request-id": requestId,
-        model: about.model,
-        path,
-        ...(about.decision === null ? {} : logFieldsOf(about.decision)),
-        status: answer.status,
-        outcome: "refused",
-        ...(known ? { why: answer.message } : { err: error }),
-        totalMs: deps.clock.monotonic() - about.startedAt,
-      },
+      handledLine(
+        { asked: incoming, model: about.model, resolved: null, decision: about.decision, endpoint: about.decision?.endpoint ?? null },
+        {
+          status: answer.status,
+          outcome: "refused",
+          totalMs: deps.clock.monotonic() - about.startedAt,
+          ...(known ? { why: answer.message } : { err: error }),
+        },
+      ),
       "request handled",
     );
     answerError(response, answer, requestId, path);

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { candidateOf } from "./candidate.fixture.ts";
 import type { Decision } from "./decision.ts";
-import { decisionHeader, explainDecision, logFieldsOf } from "./explain.ts";
+import { decisionHeader, explainDecision, topOf } from "./explain.ts";
 import { createCostPolicy } from "./policies/cost.ts";
 
 const policy = createCostPolicy({ missFactor: 3, decodeFactor: 1, mediumWeights: { gpu: 1, cpu: 0.8, storage: 0.5, other: 0.5 } });
@@ -33,7 +33,7 @@ describe("a decision explains itself", () => {
   });
 
   it("in the log with the three best, in the route API with all", () => {
-    expect(logFieldsOf(decision).top).toHaveLength(3);
+    expect(topOf(decision)).toHaveLength(3);
     expect(explainDecision(decision, "m")).toMatchObject({
       mode: "precise",
       reason: "prefix",

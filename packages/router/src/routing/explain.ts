@@ -31,23 +31,7 @@ function explainDivision({ outcome, prefill }: Division): object {
   };
 }
 
-/** The same in short, for the line that every decision logs. */
-export function logFieldsOf(decision: Decision): Readonly<Record<string, unknown>> {
-  return {
-    endpoint: decision.endpoint.id,
-    mode: decision.mode,
-    reason: decision.reason,
-    promptTokens: decision.promptTokens,
-    matchedTokens: decision.matchedTokens,
-    matchedBlocks: decision.matchedBlocks,
-    blocks: decision.blocks,
-    top: topOf(decision),
-    ...(decision.division === undefined ? {} : { division: decision.division.outcome }),
-    timings: decision.timings,
-  };
-}
-
-/** The best endpoints with their scores. */
+/** The best endpoints with their scores, for the line that every request logs. */
 export function topOf({ ranking }: Decision): readonly object[] {
   return ranking
     .slice(0, topScores)
