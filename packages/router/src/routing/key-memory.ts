@@ -48,28 +48,26 @@ export class KeyMemory {
     const segmentTokens = segmentBlocks * blockTokens;
     // A block is hashable once the tokens it looks ahead at are there as well.
     const hashable = tokenIds.length - lookaheadTokens;
-    const keys: BlockKey[] = [];
+    const parts: (readonly BlockKey[])[] = [];
     let parent = chainId;
     let state: ChainState | undefined;
     let at = 0;
     while (at + segmentTokens <= hashable) {
-      const tokens = tokenIds.subarray(at, at + segmentTokens + lookaheadTokens);
-      const name = `${parent}:${hashTokens(tokens)}${mediaIn(extras?.media, at, at + tokens.length)}`;
+      const end = at + segmentTokens + lookaheadTokens;
+      const name = `${parent}:${hashTokens(tokenIds, at, end)}${mediaIn(extras?.media, at, end)}`;
       let segment = this.#segments.get(name);
-      if (segment === undefined || !equalTokens(segment.tokens, tokens)) {
-        const chain = hasher.chain(tokenIds.subarray(0, at + segmentTokens + lookaheadTokens), extras, state);
-        segment = { id: this.#nextId++, tokens: tokens.slice(), keys: chain.keys, end: chain.end };
+      if (segment === undefined || !equalTokens(tokenIds, at, end, segment.tokens)) {
+        const chain = hasher.chain(tokenIds.subarray(0, end), extras, state);
+        segment = { id: this.#nextId++, tokens: tokenIds.slice(at, end), keys: chain.keys, end: chain.end };
         this.#segments.set(name, segment);
       }
-      for (const key of segment.keys) keys.push(key);
+      parts.push(segment.keys);
       state = segment.end;
       parent = String(segment.id);
       at += segmentTokens;
     }
-    if (hashable - at >= blockTokens) {
-      for (const key of hasher.chain(tokenIds, extras, state).keys) keys.push(key);
-    }
-    return keys;
+    if (hashable - at >= blockTokens) parts.push(hasher.chain(tokenIds, extras, state).keys);
+    return ([] as BlockKey[]).concat(...parts);
   }
 }
 
@@ -81,14 +79,15 @@ function mediaIn(media: KeyExtras["media"], start: number, end: number): string 
 }
 
 /** FNV-1a over whole tokens; 32 bits. */
-function hashTokens(tokens: Uint32Array): number {
+function hashTokens(tokens: Uint32Array, from: number, to: number): number {
   let hash = 0x811c9dc5;
-  for (let i = 0; i < tokens.length; i++) hash = Math.imul(hash ^ (tokens[i] ?? 0), 0x01000193);
+  for (let i = from; i < to; i++) hash = Math.imul(hash ^ (tokens[i] ?? 0), 0x01000193);
   return hash >>> 0;
 }
 
-function equalTokens(a: Uint32Array, b: Uint32Array): boolean {
-  if (a.length !== b.length) return false;
-  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;
+/** Whether `tokens[from, to)` is `known`. */
+function equalTokens(tokens: Uint32Array, from: number, to: number, known: Uint32Array): boolean {
+  if (known.length !== to - from) return false;
+  for (let i = 0; i < known.length; i++) if (known[i] !== tokens[from + i]) return false;
   return true;
 }

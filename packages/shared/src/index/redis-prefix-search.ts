@@ -1,4 +1,4 @@
-import type { EndpointId } from "../types.ts";
+import type { BlockKey, EndpointId } from "../types.ts";
 import type { PrefixQuery } from "./block-index.ts";
 import type { Layouts } from "./prefix-match.ts";
 import { holderField, mediaByRank, type RedisKeys, type SpaceKeys, shardOf } from "./redis-keys.ts";
@@ -18,17 +18,17 @@ export interface FoundPrefix {
 export class PrefixSearch {
   readonly #query: PrefixQuery;
   readonly #space: SpaceKeys;
-  /** By shard: positions of the chain that lie in it, ascending. */
-  readonly #parts: ReadonlyMap<number, readonly number[]>;
+  /** By shard: positions of the chain that lie in it, ascending; null: all of them lie in the only one. */
+  readonly #parts: ReadonlyMap<number, readonly number[]> | null;
   /** Fields that must all be there, of endpoints for which one does not do. */
   readonly #named: readonly (string | number)[];
-  readonly #answers: { readonly positions: readonly number[]; readonly found: ReadonlyMap<EndpointId, FoundPrefix> }[] = [];
+  readonly #answers: Answer[] = [];
 
   /** @param layouts of endpoints with several cache groups, all of them with blocks as long as those of the chain */
   constructor(query: PrefixQuery, keys: RedisKeys, { tag, shards }: ScopeLayout, layouts: Layouts) {
     this.#query = query;
     this.#space = keys.space(tag);
-    this.#parts = partsOf(query, shards);
+    this.#parts = shards === 1 ? null : partsOf(query, shards);
     this.#named = [...layouts].flatMap(([endpoint, { full }]) => [
       endpoint,
       full.length,
@@ -37,14 +37,8 @@ export class PrefixSearch {
   }
 
   calls(): readonly ReadCall[] {
-    return [...this.#parts].map(([shard, positions]) => ({
-      script: "find",
-      keys: [this.#space.seq(shard)],
-      args: [this.#space.blockPrefix(shard), this.#packed(positions), ...this.#named],
-      accept: (reply) => {
-        this.#answers.push({ positions, found: parseFound(String(reply ?? "")) });
-      },
-    }));
+    if (this.#parts === null) return [this.#call(0, null)];
+    return [...this.#parts].map(([shard, positions]) => this.#call(shard, positions));
   }
 
   /** Endpoints that hold the first block. */
@@ -54,7 +48,7 @@ export class PrefixSearch {
     if (others.length === 0) return first.found;
     const whole = new Map<EndpointId, FoundPrefix>();
     // Who holds the first block is in the answer of its shard.
-    const leading = this.#answers.find(({ positions }) => positions[0] === 0) ?? first;
+    const leading = this.#answers.find(({ positions }) => positions?.[0] === 0) ?? first;
     for (const [endpoint, { incarnation }] of leading.found) {
       const lengths = mediaByRank.map((_, rank) =>
         Math.min(...this.#answers.map(({ positions, found }) => this.#end(positions, found.get(endpoint)?.lengths[rank] ?? 0))),
@@ -64,24 +58,41 @@ export class PrefixSearch {
     return whole;
   }
 
-  /** Position of the first block of a shard that is missing; the chain's length when none is. */
-  #end(positions: readonly number[], held: number): number {
-    return positions[held] ?? this.#query.keys.length;
+  #call(shard: number, positions: readonly number[] | null): ReadCall {
+    return {
+      script: "find",
+      keys: [this.#space.seq(shard)],
+      args: [this.#space.blockPrefix(shard), this.#packed(positions), ...this.#named],
+      accept: (reply) => {
+        this.#answers.push({ positions, found: parseFound(String(reply ?? "")) });
+      },
+    };
   }
 
-  #packed(positions: readonly number[]): string {
+  /** Position of the first block of a shard that is missing; the chain's length when none is. */
+  #end(positions: readonly number[] | null, held: number): number {
+    return (positions === null ? held : positions[held]) ?? this.#query.keys.length;
+  }
+
+  #packed(positions: readonly number[] | null): string {
     const { keys } = this.#query;
-    if (positions.length === keys.length) return keys.join("");
+    if (positions === null) return keys.join("");
     let packed = "";
     for (const position of positions) packed += keys[position] ?? "";
     return packed;
   }
 }
 
+/** What one shard answered for its positions; null: for all of them. */
+interface Answer {
+  readonly positions: readonly number[] | null;
+  readonly found: ReadonlyMap<EndpointId, FoundPrefix>;
+}
+
 function partsOf({ keys }: PrefixQuery, shards: number): ReadonlyMap<number, readonly number[]> {
   const parts = new Map<number, number[]>();
-  for (const [position, key] of keys.entries()) {
-    const shard = shardOf(key, shards);
+  for (let position = 0; position < keys.length; position++) {
+    const shard = shardOf(keys[position] as BlockKey, shards);
     const list = parts.get(shard);
     if (list === undefined) parts.set(shard, [position]);
     else list.push(position);
