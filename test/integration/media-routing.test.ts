@@ -173,6 +173,30 @@ describe("a chat with an image", () => {
     if (sent.endpoint === first.endpoint) expect(sent.cached).toBe(other.matchedTokens);
   });
 
+  it.each([
+    ["0.18", {}],
+    ["0.32", { enableScaleOut: true }],
+  ])(
+    "goes where its adapter has computed it, on engines of release %s that compute images anew for each adapter",
+    async (engineVersion, options) => {
+      const adapter = "captions";
+      const stack = await startStack(
+        { engineVersion, seed: "0", towerConnectorLora: true, loraAdapters: [{ name: adapter, path: "/adapters/captions" }], ...options },
+        { pool: { prefixCache: { hashSeed: "0" } } },
+      );
+      const asked = (turn: number, name = adapter) => ({ ...chatOf("cat", turn), model: name });
+      await expect.poll(async () => (await fetch(`${stack.url}/v1/models/${adapter}`)).status, { timeout: 20_000 }).toBe(200);
+      const first = await ask(stack, asked(1));
+      // How images are named is learned from the events of the first one.
+      await expect.poll(async () => (await routeOf(stack, asked(1))).matchedTokens, { timeout: 20_000 }).toBeGreaterThan(200);
+      const next = await ask(stack, asked(2));
+      expect(next).toMatchObject({ endpoint: first.endpoint, predicted: next.cached });
+      expect(next.predicted).toBeGreaterThan(200 + imageTokens);
+      // The model itself has computed nothing of it.
+      expect(await routeOf(stack, asked(2, model))).toMatchObject({ matchedTokens: 0 });
+    },
+  );
+
   it("is known by its ids and features as well", async () => {
     const stack = await startStack(
       { engineVersion: "0.32", enableScaleOut: true, seed: "0" },

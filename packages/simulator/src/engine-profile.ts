@@ -44,6 +44,8 @@ export interface EngineProfile {
   readonly returnsTokenIds: boolean;
   /** `kv_cache_report_mode: "full"` is understood (0.26+). */
   readonly reportsReusedBlocks: boolean;
+  /** Knows `--enable-tower-connector-lora`: the adapter's name is part of the names of images. */
+  readonly namesMediaByAdapter: boolean;
   /** `remote_request_id` is part of what a prefill hands over (0.13+); before, both requests had to have the same id. */
   readonly handsOverRequestId: boolean;
   /** So is `remote_num_tokens` (0.21+). */
@@ -82,6 +84,7 @@ export function engineProfile(version: string): EngineProfile {
     omitsZeroCachedTokens: !since(24),
     returnsTokenIds: since(10, 2),
     reportsReusedBlocks: since(26),
+    namesMediaByAdapter: since(14),
     handsOverRequestId: since(13),
     handsOverTokenCount: since(21),
     handsOverStopped: since(24),

@@ -93,6 +93,8 @@ export interface SimulatorOptions {
   readonly kvTransferTtlMs?: number;
   /** What happens when blocks cannot be had (`kv_load_failure_policy`): the request fails with 500, or is computed. @defaultValue "recompute" */
   readonly kvLoadFailure?: "recompute" | "fail";
+  /** Images are computed anew for each adapter, and named apart: 0.14 and later (`--enable-tower-connector-lora`). @defaultValue false */
+  readonly towerConnectorLora?: boolean;
   /** Render endpoints on 0.30 and later (`--enable-scale-out`); always on before. @defaultValue false */
   readonly enableScaleOut?: boolean;
 }
@@ -184,6 +186,7 @@ export function resolveOptions(options: SimulatorOptions): ResolvedOptions {
     kvTransferTokensPerSecond: options.kvTransferTokensPerSecond ?? simulatorDefaults.kvTransferTokensPerSecond,
     kvTransferTtlMs: options.kvTransferTtlMs ?? simulatorDefaults.kvTransferTtlMs,
     kvLoadFailure: options.kvLoadFailure ?? "recompute",
+    towerConnectorLora: options.towerConnectorLora ?? false,
     enableScaleOut: options.enableScaleOut ?? false,
   };
   checkBounds(resolved, capacityTokens);

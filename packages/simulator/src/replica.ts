@@ -1,5 +1,6 @@
 import { randomBytes } from "node:crypto";
 import type { Clock } from "@kvatlas/shared/clock";
+import { mediaOfAdapter } from "@kvatlas/shared/hashing/adapter-media";
 import type { KeyExtras, MediaItem } from "@kvatlas/shared/hashing/block-hasher";
 import type { Logger } from "@kvatlas/shared/logger";
 import type { Answer } from "./engine/answer.ts";
@@ -143,6 +144,7 @@ export class Replica {
 
   submit(rank: Rank, submission: Submission, listener: SequenceListener): Sequence {
     const { promptTokenIds, answer, lora, cacheSalt, receivedTokens = 0, holdsBlocks = false } = submission;
+    const media = this.#mediaOf(submission);
     const tokenIds = new Uint32Array(promptTokenIds.length + answer.tokenIds.length);
     tokenIds.set(promptTokenIds);
     tokenIds.set(answer.tokenIds, promptTokenIds.length);
@@ -152,10 +154,10 @@ export class Replica {
         tokenIds,
         promptTokens: promptTokenIds.length,
         finishReason: answer.finishReason,
-        hashes: this.options.enablePrefixCaching ? rank.chain.hashes(tokenIds, extrasOf(submission)) : [],
+        hashes: this.options.enablePrefixCaching ? rank.chain.hashes(tokenIds, extrasOf({ ...submission, media })) : [],
         lora: lora === null ? null : { id: this.options.loraAdapters.indexOf(lora) + 1, name: lora.name },
         cacheSalt,
-        media: submission.media ?? [],
+        media: media ?? [],
         sessionId: submission.sessionId,
         skipsCacheLookup: submission.skipsCacheLookup,
         reportsReusedBlocks: submission.reportsReusedBlocks && this.options.profile.reportsReusedBlocks,
@@ -181,7 +183,9 @@ export class Replica {
     try {
       const tokens = await pullBlocks(from, signal);
       if (tokens === null) return null;
-      const hashes = enablePrefixCaching ? rank.chain.hashes(prompt.promptTokenIds, extrasOf(prompt)) : [];
+      const hashes = enablePrefixCaching
+        ? rank.chain.hashes(prompt.promptTokenIds, extrasOf({ ...prompt, media: this.#mediaOf(prompt) }))
+        : [];
       const held = rank.engine.scheduler.pool.leadingHits(hashes, hashes.length).length * blockSizeTokens;
       const ms = kvTransferMs + (Math.max(0, tokens - held) / kvTransferTokensPerSecond) * 1_000;
       await this.#delay(ms / speed, signal);
@@ -189,6 +193,14 @@ export class Replica {
     } finally {
       rank.transferring -= 1;
     }
+  }
+
+  /** Images as the engine names them. */
+  #mediaOf({ lora, media }: Pick<Submission, "lora" | "media">): Submission["media"] {
+    const { towerConnectorLora, profile } = this.options;
+    return media === undefined || lora === null || !towerConnectorLora || !profile.namesMediaByAdapter
+      ? media
+      : mediaOfAdapter(media, lora.name);
   }
 
   #delay(ms: number, signal: AbortSignal): Promise<void> {

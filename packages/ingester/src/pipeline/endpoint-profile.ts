@@ -46,6 +46,7 @@ export class EndpointProfile {
   lastBatch: EndpointMeta["lastBatch"];
   owedFrom: number | null;
   reportsReuse: boolean;
+  mediaByAdapter: boolean;
 
   constructor(target: ReplicaTarget, stored: EndpointMeta | null, options: { readonly hungAfterMs: number }) {
     this.#target = target;
@@ -58,6 +59,7 @@ export class EndpointProfile {
     this.lastBatch = stored?.lastBatch ?? null;
     this.owedFrom = stored?.owedFrom ?? null;
     this.reportsReuse = stored?.reportsReuse ?? false;
+    this.mediaByAdapter = stored?.mediaByAdapter ?? false;
     // Nobody sees those batches missing a second time.
     const lost = stored?.findings["events-lost"];
     if (lost !== undefined) this.#findings.set("events-lost", lost);
@@ -153,6 +155,7 @@ export class EndpointProfile {
       lastBatch: this.lastBatch ?? null,
       owedFrom: this.owedFrom,
       reportsReuse: this.reportsReuse,
+      mediaByAdapter: this.mediaByAdapter,
     };
     const texts = new Map(Object.entries(meta).map(([field, value]) => [field, JSON.stringify(value)]));
     const changed = Object.entries(meta).filter(([field]) => texts.get(field) !== this.#described.get(field));

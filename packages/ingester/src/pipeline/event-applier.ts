@@ -1,6 +1,7 @@
 import type { Clock } from "@kvatlas/shared/clock";
 import type { BlockStored, EventBatch, KvEvent, WireForm } from "@kvatlas/shared/events/events";
 import { decodeEventBatch } from "@kvatlas/shared/events/vllm-decoder";
+import { namesMediaByAdapter } from "@kvatlas/shared/hashing/adapter-media";
 import { sameScheme, scopeIdOf } from "@kvatlas/shared/hashing/key-scheme";
 import type { BlockIndex, IndexOp, IndexWriter } from "@kvatlas/shared/index/block-index";
 import type { Logger } from "@kvatlas/shared/logger";
@@ -251,6 +252,7 @@ export class EventApplier {
       if (event.kind !== "stored") continue;
       stored++;
       groupsChanged = this.#groups.learn(event) || groupsChanged;
+      this.#deps.profile.mediaByAdapter = namesMediaByAdapter(event) ?? this.#deps.profile.mediaByAdapter;
     }
     if (stored > 0) this.#deps.metrics.events.inc({ kind: "stored" }, stored);
     if (stored < events.length) this.#deps.metrics.events.inc({ kind: "removed" }, events.length - stored);

@@ -27,6 +27,8 @@ export interface FleetEndpoint {
   readonly scope: ScopeId | null;
   readonly extrasForm: ExtrasForm | null;
   readonly lookaheadTokens: number;
+  /** Names the images of requests for an adapter after it. */
+  readonly mediaByAdapter: boolean;
   readonly groups: readonly CacheGroup[];
   readonly loras: Readonly<Record<string, string>>;
   /** ms since the epoch of the last sign of life; null when there was none. */

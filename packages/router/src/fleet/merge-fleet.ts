@@ -83,6 +83,7 @@ export function mergeFleet(input: MergeInput): readonly FleetPool[] {
         scope: meta?.scope ?? null,
         extrasForm: meta?.extrasForm ?? null,
         lookaheadTokens: meta?.lookaheadTokens ?? 0,
+        mediaByAdapter: meta?.mediaByAdapter ?? false,
         groups: meta?.groups ?? [],
         loras: meta?.loras ?? {},
         heartbeat: record === null ? null : record.heartbeat,

@@ -16,6 +16,7 @@ export function endpointOf(id: string, change: Partial<FleetEndpoint> = {}): Fle
     scope: null,
     extrasForm: null,
     lookaheadTokens: 0,
+    mediaByAdapter: false,
     groups: [],
     loras: {},
     heartbeat: null,

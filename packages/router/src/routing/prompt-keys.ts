@@ -1,3 +1,4 @@
+import { mediaOfAdapter } from "@kvatlas/shared/hashing/adapter-media";
 import { type BlockHasher, createBlockHasher, type KeyExtras } from "@kvatlas/shared/hashing/block-hasher";
 import type { ScopeSpec } from "@kvatlas/shared/hashing/key-scheme";
 import type { PrefixQuery } from "@kvatlas/shared/index/block-index";
@@ -44,7 +45,7 @@ export class PromptKeys {
       const spec = endpoint.scope === null ? undefined : input.scopes.get(endpoint.scope);
       if (spec === undefined) continue;
       // Without extras the releases' forms do not differ.
-      const form = hasExtras ? `${endpoint.extrasForm ?? ""}|${input.lora === null ? "" : (endpoint.loras[input.lora] ?? "")}` : "";
+      const form = hasExtras ? `${endpoint.extrasForm ?? ""}|${adapterForm(endpoint, input.lora)}` : "";
       const name = `${endpoint.scope}|${endpoint.lookaheadTokens}|${form}`;
       const variant = variants.get(name);
       if (variant === undefined) variants.set(name, { first: endpoint, spec, members: [endpoint] });
@@ -94,8 +95,13 @@ function extrasOf(input: PromptKeysInput, endpoint: FleetEndpoint, media: Prompt
   return {
     ...(input.lora === null ? {} : { lora: path === undefined ? { name: input.lora } : { name: input.lora, path } }),
     ...(input.cacheSalt === null ? {} : { cacheSalt: input.cacheSalt }),
-    ...(media === undefined ? {} : { media }),
+    ...(media === undefined ? {} : { media: input.lora !== null && endpoint.mediaByAdapter ? mediaOfAdapter(media, input.lora) : media }),
   };
+}
+
+/** How an endpoint makes the keys of requests for an adapter; empty without one. */
+function adapterForm(endpoint: FleetEndpoint, lora: string | null): string {
+  return lora === null ? "" : `${endpoint.mediaByAdapter ? "own media " : ""}${endpoint.loras[lora] ?? ""}`;
 }
 
 /** Cache groups of hybrid models; null when every member has one full-attention group. */

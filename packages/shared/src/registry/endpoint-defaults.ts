@@ -17,6 +17,7 @@ export const emptyMeta: EndpointMeta = {
   lastBatch: null,
   owedFrom: null,
   reportsReuse: false,
+  mediaByAdapter: false,
   findings: {},
 };
 

@@ -35,6 +35,7 @@ export function metaFromFields(fields: Readonly<Record<string, string>>): Endpoi
     lastBatch: lastBatchOr(fields.lastBatch),
     owedFrom: fields.owedFrom ? numberOr(fields.owedFrom, null) : null,
     reportsReuse: fields.reportsReuse === "true",
+    mediaByAdapter: fields.mediaByAdapter === "true",
     findings: recordOr(fields.findings),
   };
 }

@@ -22,6 +22,7 @@ const meta: EndpointMeta = {
   lastBatch: { seq: 17, timestampSeconds: 1_700_000_000.5 },
   owedFrom: 12,
   reportsReuse: true,
+  mediaByAdapter: true,
   findings: { "seed mismatch": "got 42, expected 0" },
 };
 

@@ -40,6 +40,8 @@ export interface EndpointMeta {
   readonly owedFrom?: number | null;
   /** The engine's events have shown reports of reused blocks (`kv_cache_report_mode: full`). @defaultValue false */
   readonly reportsReuse?: boolean;
+  /** Images are named apart for each adapter (`--enable-tower-connector-lora`), as its events have shown. @defaultValue false */
+  readonly mediaByAdapter?: boolean;
   /** Contradictions and other findings, by name; empty when all is well. */
   readonly findings: Readonly<Record<string, string>>;
 }
