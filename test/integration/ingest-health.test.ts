@@ -80,4 +80,44 @@ describe("sleep", () => {
     await eventually(async () => expect(await heldBy(store, engine.address, after.keys)).toEqual([1, 1]));
     expect(await rig.metric("kvatlas_ingester_lost_gaps_total")).toBe(0);
   });
+
+  it.each(["woken up", "restarted"])(
+    "takes nothing of what was stored since, when a look at it is followed after a replay of an engine that has %s",
+    async (what) => {
+      const { store } = bed;
+      const metricsOf = (startedAt: number) => `vllm:num_requests_running{engine="0"} 0\nprocess_start_time_seconds ${startedAt}\n`;
+      const engine = await bed.engine({ "/is_sleeping": { is_sleeping: false }, "/metrics": metricsOf(1_790_000_000) });
+      const publisher = await bed.publisher();
+      const rig = await bed.ingester([poolOf([{ address: engine.address, publisher }])], { replayTimeoutMs: 1_500 });
+      const looks = async (sleeping: boolean) =>
+        eventually(async () => {
+          const { loads } = await store.registry.readLoad([]);
+          expect(loads.get(engine.address as EndpointId)).toMatchObject({ sleeping });
+        });
+      const [before, missed, since] = [new TestPrompt(1, 2), new TestPrompt(2, 2), new TestPrompt(3, 2)];
+      await publisher.publish([before.stored()]);
+      await bed.expectHeld(engine.address, before, [1, 1]);
+      await looks(false);
+      // While a replay hangs, the engine is seen asleep, and awake again.
+      publisher.muteReplay(true);
+      const asked = publisher.replayRequests.length;
+      await publisher.publish([["AllBlocksCleared"], missed.stored()], { lose: true });
+      await publisher.publish([since.stored()]);
+      await eventually(() => expect(publisher.replayRequests.length).toBeGreaterThan(asked));
+      engine.pages["/is_sleeping"] = { is_sleeping: true };
+      await looks(true);
+      engine.pages["/is_sleeping"] = { is_sleeping: false };
+      await looks(false);
+      if (what === "restarted") {
+        publisher.restart();
+        await publisher.publish([since.stored()], { lose: true });
+        engine.pages["/metrics"] = metricsOf(1_790_001_000);
+      }
+      publisher.muteReplay(false);
+      await bed.expectHeld(engine.address, before, [0, 0]);
+      await bed.expectHeld(engine.address, since, [1, 1]);
+      await bed.expectHeld(engine.address, missed, what === "restarted" ? [0, 0] : [1, 1]);
+      expect(await rig.metric("kvatlas_ingester_incarnations_total", { cause: "asleep" })).toBe(0);
+    },
+  );
 });

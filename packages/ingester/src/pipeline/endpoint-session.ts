@@ -356,7 +356,10 @@ export class EndpointSession {
   }
 
   async #forgetCache(): Promise<void> {
+    const emptyAt = this.#emptyAt;
     this.#emptyAt = null;
+    // A replay has told of it since, and of what was stored after it. Should that have been an earlier clearing, the next look shows it.
+    if (emptyAt !== null && this.#intake.beganAnewAt > emptyAt) return;
     await this.#recovery.forgetCache();
   }
 

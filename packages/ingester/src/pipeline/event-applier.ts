@@ -73,6 +73,7 @@ export class EventApplier {
   #feed: IndexFeed | null = null;
   #translator: KeyTranslator | null = null;
   #wireForm: WireForm | null = null;
+  #clears = 0;
 
   constructor(deps: EventApplierDeps, options: EventApplierOptions, owned: { readonly target: ReplicaTarget; readonly lease: Lease }) {
     this.#deps = deps;
@@ -110,6 +111,11 @@ export class EventApplier {
   /** The batch last taken in. */
   get lastTaken(): BatchMark | null {
     return this.#progress.last;
+  }
+
+  /** Batches taken in so far that told of a cleared cache. */
+  get clears(): number {
+    return this.#clears;
   }
 
   /** Monotonic ms at which `write` is due; null before anything can be written. */
@@ -239,6 +245,7 @@ export class EventApplier {
 
   /** A clear: the rest of its batch belongs to an incarnation that begins with this very batch, so that replaying it changes nothing. */
   async #takeCleared(seq: number, payload: Uint8Array, rest: readonly KvEvent[], receivedAt: number | null): Promise<void> {
+    this.#clears += 1;
     this.#deps.metrics.events.inc({ kind: "cleared" });
     if (this.#incarnation.from !== seq || !this.isPristine) await this.beginIncarnation(seq, "cleared");
     this.#incarnation.taken();

@@ -9,6 +9,7 @@ export class StreamIntake {
   readonly #applier: EventApplier;
   readonly #clock: Clock;
   #takenAt = Number.NEGATIVE_INFINITY;
+  #beganAnewAt = Number.NEGATIVE_INFINITY;
 
   constructor(applier: EventApplier, clock: Clock) {
     this.#applier = applier;
@@ -20,10 +21,23 @@ export class StreamIntake {
     return this.#takenAt;
   }
 
+  /** Monotonic ms at which the stream last showed an empty cache: a batch told of a cleared one, or another run of the engine was found. */
+  get beganAnewAt(): number {
+    return this.#beganAnewAt;
+  }
+
+  /** Another run of the engine. */
+  reset(): void {
+    this.position.reset();
+    this.#beganAnewAt = this.#clock.monotonic();
+  }
+
   /** `receivedAt`: monotonic ms; null for a replayed batch. The promise, when there is one, resolves when the next may be taken. */
   take(frame: EngineFrame, receivedAt: number | null): Promise<void> | undefined {
     this.#takenAt = receivedAt ?? this.#clock.monotonic();
+    const { clears } = this.#applier;
     const taken = this.#applier.take(frame.seq, frame.payload, receivedAt);
+    if (this.#applier.clears > clears) this.#beganAnewAt = this.#takenAt;
     this.position.taken(frame.seq, this.#applier.lastTaken);
     return taken;
   }

@@ -178,7 +178,7 @@ export class StreamRecovery {
   /** Nothing that was learned of the run that has ended holds for the next one. */
   async #forgetRun(cause: "restart" | "two publishers"): Promise<void> {
     const { applier, agenda, intake } = this.#deps;
-    intake.position.reset();
+    intake.reset();
     agenda.settleDebt();
     applier.forgetRun();
     await applier.beginIncarnation(0, cause);
