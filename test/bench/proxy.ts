@@ -1,6 +1,8 @@
-import { type ChildProcess, fork } from "node:child_process";
+import { type ChildProcess, execFile, fork } from "node:child_process";
 import { once } from "node:events";
+import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 import { type Dispatcher, Pool } from "undici";
 import { readOptions } from "./arguments.ts";
 import { type Peer, readPeer, startPeer } from "./peer-process.ts";
@@ -27,6 +29,8 @@ interface Plan {
   readonly requests: number;
   readonly openLoopMs: number;
   readonly streams: number;
+  /** Waves of streams, of which the medians are taken: one alone tells more of what else the machine was doing. */
+  readonly waves: number;
   /** As fast as engines decode for a few users, and as slowly as for many: the first may be more than a small machine can carry. */
   readonly chunks: readonly StreamPlan[];
   readonly heldStreams: number;
@@ -39,6 +43,7 @@ const whole: Plan = {
   requests: 4_000,
   openLoopMs: 5_000,
   streams: 500,
+  waves: 3,
   chunks: [
     { chunks: 100, everyMs: 20 },
     { chunks: 40, everyMs: 100 },
@@ -52,10 +57,18 @@ const quick: Plan = {
   requests: 1_000,
   openLoopMs: 2_000,
   streams: 200,
+  waves: 1,
   chunks: [{ chunks: 40, everyMs: 20 }],
   heldStreams: 500,
   afterIdle: false,
 };
+
+const root = fileURLToPath(new URL("../../", import.meta.url));
+
+/** What is measured is what the image runs: the compiled packages, without what a loader of sources adds to every function. */
+async function build(): Promise<void> {
+  await promisify(execFile)(process.execPath, [createRequire(import.meta.url).resolve("typescript/bin/tsc"), "-b"], { cwd: root });
+}
 
 /**
  * What forwarding costs: a client, a replica that answers at once, and between them nothing (`direct`), the least that node:http and undici can do
@@ -67,6 +80,7 @@ export async function run(args: readonly string[] = []): Promise<object> {
   const options = readOptions(args, { values: ["peer"], flags: ["quick"] });
   const plan = options.has("quick") ? quick : whole;
   const peers = options.all("peer").map(readPeer);
+  await build();
   const replica = await startTarget("replica", model);
   const running: Target[] = [];
   const startProxies = async () => {
@@ -96,7 +110,7 @@ export async function run(args: readonly string[] = []): Promise<object> {
       afterIdle = { idleMs, cpuPerRequestUs: cpu };
     }
     const streaming: Record<string, object> = {};
-    for (const chunks of plan.chunks) streaming[`every${chunks.everyMs}Ms`] = await streams(plan.streams, chunks, [replica, ...proxies]);
+    for (const chunks of plan.chunks) streaming[`every${chunks.everyMs}Ms`] = await streams(plan, chunks, [replica, ...proxies]);
     // Once more, fresh: other proxies may have further ports of their own.
     for (const proxy of running.splice(0)) await proxy.stop();
     const held = await memoryPerStream(plan, await startProxies());
@@ -116,7 +130,7 @@ interface Target {
 
 async function startTarget(role: TargetRole, ...args: readonly string[]): Promise<Target> {
   const child: ChildProcess = fork(fileURLToPath(new URL("./proxy-target.ts", import.meta.url)), [role, ...args], {
-    execArgv: ["--conditions=@kvatlas/source", "--import", "tsx", "--expose-gc"],
+    execArgv: ["--import", "tsx", "--expose-gc"],
     stdio: ["ignore", "ignore", "inherit", "ipc"],
   });
   const exited = once(child, "exit");
@@ -253,32 +267,49 @@ async function openLoop(plan: Plan, bytes: number, replica: Target, proxies: rea
   return { latencyMs: latency, addedP50Ms: added("p50"), addedP99Ms: added("p99") };
 }
 
-/** Many event streams at a time: time to first byte while the others run, and CPU per chunk. */
-async function streams(count: number, chunks: StreamPlan, targets: readonly Target[]): Promise<object> {
+interface Wave {
+  readonly firstByteMs: ReturnType<typeof percentiles>;
+  readonly cpuPerChunkUs: number;
+}
+
+/** Many event streams at a time: time to first byte while the others run, and CPU per chunk. The ways take turns. */
+async function streams(plan: Plan, chunks: StreamPlan, targets: readonly Target[]): Promise<object> {
+  const pools = new Map(targets.map((target) => [target, clientOf(target, plan.streams)]));
+  const waves = new Map<Target, Wave[]>(targets.map((target) => [target, []]));
+  for (let i = 0; i < plan.waves; i++) {
+    for (const [target, pool] of pools) waves.get(target)?.push(await wave(plan.streams, chunks, target, pool));
+  }
+  for (const pool of pools.values()) await pool.destroy();
+  const median = (of: readonly Wave[], figure: (wave: Wave) => number) => round(percentiles(of.map(figure)).p50);
+  return Object.fromEntries(
+    [...waves].map(([{ name }, of]) => [
+      name,
+      {
+        firstByteMs: { p50: median(of, ({ firstByteMs }) => firstByteMs.p50), p99: median(of, ({ firstByteMs }) => firstByteMs.p99) },
+        cpuPerChunkUs: median(of, ({ cpuPerChunkUs }) => cpuPerChunkUs),
+      },
+    ]),
+  );
+}
+
+async function wave(count: number, chunks: StreamPlan, target: Target, pool: Pool): Promise<Wave> {
   const first = bodyOf(model, bodySizes[0], { chunks: 1, everyMs: 1 });
   const body = bodyOf(model, bodySizes[0], chunks);
-  const figures: Record<string, object> = {};
-  for (const target of targets) {
-    const pool = clientOf(target, count);
-    const spreadMs = chunks.chunks * chunks.everyMs;
-    // A first wave opens the connections; the second one is measured, and arrives spread over the length of a stream.
-    await Promise.all(Array.from({ length: count }, () => send(pool, first)));
-    const before = await target.ask("cpuUs");
-    const taken = await Promise.all(
-      Array.from({ length: count }, async (_, i) => {
-        await new Promise((resolve) => setTimeout(resolve, (i * spreadMs) / count));
-        return send(pool, body);
-      }),
-    );
-    const after = await target.ask("cpuUs");
-    await pool.destroy();
-    const pieces = count * (chunks.chunks + 1);
-    figures[target.name] = {
-      firstByteMs: percentiles(taken.map(({ firstByteMs }) => firstByteMs)),
-      cpuPerChunkUs: round((after - before) / pieces, 1),
-    };
-  }
-  return figures;
+  const spreadMs = chunks.chunks * chunks.everyMs;
+  // Short streams open the connections; those that are measured arrive spread over the length of one.
+  await Promise.all(Array.from({ length: count }, () => send(pool, first)));
+  const before = await target.ask("cpuUs");
+  const taken = await Promise.all(
+    Array.from({ length: count }, async (_, i) => {
+      await new Promise((resolve) => setTimeout(resolve, (i * spreadMs) / count));
+      return send(pool, body);
+    }),
+  );
+  const after = await target.ask("cpuUs");
+  return {
+    firstByteMs: percentiles(taken.map(({ firstByteMs }) => firstByteMs)),
+    cpuPerChunkUs: (after - before) / (count * (chunks.chunks + 1)),
+  };
 }
 
 /** Resident memory of a proxy per open and silent stream. */

@@ -22,7 +22,9 @@ const quickFamilies: readonly string[] = ["qwen3", "llama3_1"];
 /** Words of the first message; with the template and some words of several tokens about 8,000 tokens. */
 const firstWords = 5_400;
 const wordsPerMessage = 55;
-const chats = 2;
+/** Before anything is measured: V8 optimises for about that long. */
+const warmUpChats = 8;
+const chats = 6;
 const turnsPerChat = 12;
 const coldChats = 6;
 const words =
@@ -54,7 +56,7 @@ async function measure(options: ThreadEncoderOptions): Promise<object> {
   const loop = monitorEventLoopDelay({ resolution: 1 });
   try {
     const random = createRandom(7);
-    await timeTurns(encoder, random, 1);
+    await timeTurns(encoder, random, warmUpChats);
     loop.enable();
     const cold = await timeCold(encoder, random);
     const warm = await timeTurns(encoder, random, chats);

@@ -1,12 +1,7 @@
-import { createIngester } from "@kvatlas/ingester/app";
-import { createRouter } from "@kvatlas/router/app";
-import { createMemoryBackend } from "@kvatlas/shared/backend";
-import { configSchema } from "@kvatlas/shared/config/schema";
-import { silentLogger } from "@kvatlas/shared/logger";
-import { createMetricsRegistry } from "@kvatlas/shared/metrics";
 import type { EndpointId } from "@kvatlas/shared/types";
 import { createSimulator, type Simulator, type SimulatorOptions } from "@kvatlas/simulator/app";
 import { afterEach, describe, expect, it } from "vitest";
+import { startMemoryStack } from "../support/memory-stack.ts";
 import { promptOf } from "../support/router-rig.ts";
 
 const model = "org/model";
@@ -36,45 +31,22 @@ async function startStack(options: SimulatorOptions = {}, router: object = {}, d
   const prefill = [await start(), await start()];
   const decode: Simulator[] = [];
   for (let i = 0; i < decoders; i++) decode.push(await start());
-  const replica = (role: string) => (simulator: Simulator) => ({
-    address: simulator.address,
-    events: simulator.eventsEndpoint,
-    replay: simulator.replayEndpoint,
-    role,
-  });
-  const config = configSchema.parse({
-    pools: [{ name: "pool", model, endpoints: { static: [...prefill.map(replica("prefill")), ...decode.map(replica("decode"))] } }],
-    router: {
-      listen: "127.0.0.1:0",
-      admin: "127.0.0.1:0",
-      lookupTimeoutMs: 2_000,
-      decisionHeader: true,
-      disaggregation: { minUncachedTokens: 128 },
-      ...router,
+  const { url, adminUrl, registry } = await startMemoryStack(
+    [...prefill, ...decode],
+    {
+      model,
+      router: { decisionHeader: true, disaggregation: { minUncachedTokens: 128 }, ...router },
+      endpoint: (simulator) => ({ role: prefill.includes(simulator) ? "prefill" : "decode" }),
+      routerId: "r",
     },
-    ingester: { admin: "127.0.0.1:0", scrapeIntervalMs: 50 },
-  });
-  const { index, registry } = createMemoryBackend();
-  const deps = { index, registry, logger: silentLogger };
-  const ingester = createIngester({ ...deps, metricsRegistry: createMetricsRegistry("ingester", { processMetrics: false }) }, config);
-  await ingester.start();
-  closers.push(() => ingester.close());
-  const service = createRouter(
-    { ...deps, metricsRegistry: createMetricsRegistry("router", { processMetrics: false }), createEncoder: () => null },
-    config,
-    { routerId: "r" },
+    closers,
   );
-  await service.start();
-  closers.push(() => service.close());
-  await expect
-    .poll(() => [...ingester.owned().values()].filter(({ isCaughtUp }) => isCaughtUp).length, { timeout: 20_000 })
-    .toBe(prefill.length + decode.length);
   const stack: Stack = {
-    url: `http://${service.address}`,
+    url,
     prefill,
     decode,
     metric: async (line) => {
-      const text = await (await fetch(`http://${service.adminAddress}/metrics`)).text();
+      const text = await (await fetch(`${adminUrl}/metrics`)).text();
       const found = text.split("\n").find((candidate) => candidate.startsWith(`${line} `));
       return found === undefined ? 0 : Number(found.slice(line.length + 1));
     },

@@ -1,14 +1,10 @@
-import { createIngester } from "@kvatlas/ingester/app";
-import { createRouter } from "@kvatlas/router/app";
 import { createModelEncoder } from "@kvatlas/router/tokenization/model-encoder";
-import { createMemoryBackend } from "@kvatlas/shared/backend";
 import { systemClock } from "@kvatlas/shared/clock";
-import { configSchema } from "@kvatlas/shared/config/schema";
 import { silentLogger } from "@kvatlas/shared/logger";
-import { createMetricsRegistry } from "@kvatlas/shared/metrics";
 import { createSimulator, type Simulator, type SimulatorOptions } from "@kvatlas/simulator/app";
 import { loadSimulatorTokenizer, type SimulatorTokenizer } from "@kvatlas/simulator/tokenizer";
 import { afterEach, beforeAll, describe, expect, it } from "vitest";
+import { startMemoryStack } from "../support/memory-stack.ts";
 import { modelDirectory } from "../support/tokenizer-models.ts";
 
 /*
@@ -47,54 +43,18 @@ async function startStack(options: SimulatorOptions, settings: { readonly router
     closers.push(() => replica.close());
     replicas.push(replica);
   }
-  const config = configSchema.parse({
-    pools: [
-      {
-        name: "pool",
-        model,
-        endpoints: {
-          static: replicas.map(({ address, eventsEndpoint, replayEndpoint }) => ({
-            address,
-            events: eventsEndpoint,
-            replay: replayEndpoint,
-          })),
-        },
-        tokenizer: { source: "remote" },
-        ...settings.pool,
-      },
-    ],
-    router: {
-      listen: "127.0.0.1:0",
-      admin: "127.0.0.1:0",
-      lookupTimeoutMs: 2_000,
-      tokenizeTimeoutMs: 20_000,
-      renderTimeoutMs: 20_000,
-      ...settings.router,
-    },
-    ingester: { admin: "127.0.0.1:0", scrapeIntervalMs: 50 },
-  });
-  const { index, registry } = createMemoryBackend();
-  const metricsOf = (service: "ingester" | "router") => createMetricsRegistry(service, { processMetrics: false });
-  const ingester = createIngester({ index, registry, logger: silentLogger, metricsRegistry: metricsOf("ingester") }, config);
-  await ingester.start();
-  closers.push(() => ingester.close());
-  const router = createRouter(
+  const { url } = await startMemoryStack(
+    replicas,
     {
-      index,
-      registry,
-      logger: silentLogger,
-      metricsRegistry: metricsOf("router"),
+      model,
+      pool: { tokenizer: { source: "remote" }, ...settings.pool },
+      router: { tokenizeTimeoutMs: 20_000, renderTimeoutMs: 20_000, ...settings.router },
       createEncoder: (pool, context) =>
         createModelEncoder(pool, { ...context, clock: systemClock, logger: silentLogger, random: Math.random, env: {} }),
     },
-    config,
+    closers,
   );
-  await router.start();
-  closers.push(() => router.close());
-  await expect
-    .poll(() => [...ingester.owned().values()].filter(({ isCaughtUp }) => isCaughtUp).length, { timeout: 20_000 })
-    .toBe(replicas.length);
-  return { url: `http://${router.address}`, replicas };
+  return { url, replicas };
 }
 
 const image = (name: string) => ({ type: "image_url", image_url: { url: `http://images.example/${name}.png` } });

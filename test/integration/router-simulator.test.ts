@@ -1,12 +1,7 @@
 import { createServer } from "node:net";
-import { createIngester } from "@kvatlas/ingester/app";
-import { createRouter } from "@kvatlas/router/app";
-import { createMemoryBackend } from "@kvatlas/shared/backend";
-import { configSchema } from "@kvatlas/shared/config/schema";
-import { silentLogger } from "@kvatlas/shared/logger";
-import { createMetricsRegistry } from "@kvatlas/shared/metrics";
 import { createSimulator, type Simulator, type SimulatorOptions } from "@kvatlas/simulator/app";
 import { afterEach, describe, expect, it } from "vitest";
+import { startMemoryStack } from "../support/memory-stack.ts";
 import { freePort } from "../support/redis-server.ts";
 import { promptOf } from "../support/router-rig.ts";
 
@@ -35,48 +30,17 @@ async function startStack(options: SimulatorOptions, replicaCount = 3): Promise<
     closers.push(() => replica.close());
     replicas.push(replica);
   }
-  const config = configSchema.parse({
-    pools: [
-      {
-        name: "pool",
-        model,
-        endpoints: {
-          static: replicas.map(({ address, eventsEndpoint, replayEndpoint }) => ({
-            address,
-            events: eventsEndpoint,
-            replay: replayEndpoint,
-            dataParallelSize: ranks,
-          })),
-        },
-        ...(options.seed === undefined || options.seed === null ? {} : { prefixCache: { hashSeed: options.seed } }),
-      },
-    ],
-    router: { listen: "127.0.0.1:0", admin: "127.0.0.1:0", lookupTimeoutMs: 2_000 },
-    ingester: { admin: "127.0.0.1:0", scrapeIntervalMs: 50 },
-  });
-  const { index, registry } = createMemoryBackend();
-  const ingester = createIngester(
-    { index, registry, logger: silentLogger, metricsRegistry: createMetricsRegistry("ingester", { processMetrics: false }) },
-    config,
-  );
-  await ingester.start();
-  closers.push(() => ingester.close());
-  const router = createRouter(
+  const { seed } = options;
+  const { url } = await startMemoryStack(
+    replicas,
     {
-      index,
-      registry,
-      logger: silentLogger,
-      metricsRegistry: createMetricsRegistry("router", { processMetrics: false }),
-      createEncoder: () => null,
+      model,
+      endpoint: () => ({ dataParallelSize: ranks }),
+      ...(seed === undefined || seed === null ? {} : { pool: { prefixCache: { hashSeed: seed } } }),
     },
-    config,
+    closers,
   );
-  await router.start();
-  closers.push(() => router.close());
-  await expect
-    .poll(() => [...ingester.owned().values()].filter(({ isCaughtUp }) => isCaughtUp).length, { timeout: 20_000 })
-    .toBe(replicaCount * ranks);
-  return { url: `http://${router.address}`, replicas };
+  return { url, replicas };
 }
 
 /** A free port with a free one behind it. */
