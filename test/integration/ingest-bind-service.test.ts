@@ -31,6 +31,26 @@ describe("a publisher that dials in", () => {
     await eventually(async () => expect(await heldBy(bed.store, engine.address, late.keys)).toEqual([1, 1]));
     await eventually(async () => expect((await recordOf(bed.store, engine.address))?.meta).toMatchObject({ owedFrom: null, findings: {} }));
   });
+
+  it("is built anew from what it still has, when it says where it answers replays after some of it has gone", async () => {
+    const engine = await bed.engine({ "/metrics": "" });
+    const rig = await bed.ingester([poolOf([])], { bind: "tcp://127.0.0.1:0" });
+    const dial = `tcp://127.0.0.1:${portOf(rig.ingester.boundAddress())}`;
+    const publisher = await bed.publisher({ dial, topic: `kv@${engine.address}@m`, bufferSteps: 3 });
+    await eventually(() => expect(publisher.subscribers).toBeGreaterThan(0));
+    const [gone, early, late] = [new TestPrompt(1, 2), new TestPrompt(2, 3), new TestPrompt(3, 2)];
+    await publisher.publish([gone.stored()], { lose: true });
+    await publisher.publish([early.stored(0, 2)], { lose: true });
+    await publisher.publish([early.stored(2, 3)], { lose: true });
+    await publisher.publish([late.stored()]);
+    await bed.expectHeld(engine.address, late, [1, 1]);
+    expect(await heldBy(bed.store, engine.address, early.keys)).toEqual([0, 0, 0]);
+    engine.pages["/kv_event_sources"] = { "0": { endpoint: publisher.events, replay_endpoint: publisher.replay } };
+    await bed.expectHeld(engine.address, early, [1, 1, 1]);
+    await bed.expectHeld(engine.address, late, [1, 1]);
+    await bed.expectHeld(engine.address, gone, [0, 0]);
+    await eventually(async () => expect((await recordOf(bed.store, engine.address))?.meta).toMatchObject({ owedFrom: null }));
+  });
 });
 
 describe("two ingesters behind one service", () => {

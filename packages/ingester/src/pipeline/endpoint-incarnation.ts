@@ -23,6 +23,7 @@ export class EndpointIncarnation {
   readonly #lease: Lease;
   #number = 0;
   #from = 0;
+  #knownFrom = 0;
   #isPristine = false;
   #isNameless = false;
 
@@ -41,13 +42,19 @@ export class EndpointIncarnation {
     return this.#from;
   }
 
+  /** Nothing is known of batches before this one: the first that was taken in, where that happened here. */
+  get knownFrom(): number {
+    return this.#knownFrom;
+  }
+
   /** It was begun here and nothing has been taken in since. */
   get isPristine(): boolean {
     return this.#isPristine;
   }
 
   /** A batch is taken in. */
-  taken(): void {
+  taken(seq: number): void {
+    if (this.#isPristine) this.#knownFrom = seq;
     this.#isPristine = false;
   }
 
@@ -62,6 +69,7 @@ export class EndpointIncarnation {
   resume({ incarnation, from }: Pick<EndpointState, "incarnation" | "from">): void {
     this.#number = incarnation;
     this.#from = from;
+    this.#knownFrom = from;
   }
 
   /**
@@ -108,6 +116,7 @@ export class EndpointIncarnation {
     if (number === null) throw this.fenced();
     this.#number = number;
     this.#from = from;
+    this.#knownFrom = from;
     this.#isPristine = true;
     return number;
   }

@@ -98,6 +98,11 @@ export class EventApplier {
     return this.#incarnation.from;
   }
 
+  /** Nothing is known of batches before this one. */
+  get knownFrom(): number {
+    return this.#incarnation.knownFrom;
+  }
+
   /** Highest sequence number that is in the index for certain. */
   get watermark(): number {
     return this.#feed?.writer.applied ?? this.#incarnation.from - 1;
@@ -173,7 +178,7 @@ export class EventApplier {
     const events = batch?.events ?? [];
     const cleared = events.findLastIndex((event) => event.kind === "cleared");
     if (cleared !== -1) return this.#takeCleared(seq, payload, events.slice(cleared + 1), receivedAt);
-    this.#incarnation.taken();
+    this.#incarnation.taken(seq);
     return this.#takeEvents(seq, payload.byteLength, events, receivedAt);
   }
 
@@ -248,7 +253,7 @@ export class EventApplier {
     this.#clears += 1;
     this.#deps.metrics.events.inc({ kind: "cleared" });
     if (this.#incarnation.from !== seq || !this.isPristine) await this.beginIncarnation(seq, "cleared");
-    this.#incarnation.taken();
+    this.#incarnation.taken(seq);
     await this.#takeEvents(seq, payload.byteLength, rest, receivedAt);
   }
 

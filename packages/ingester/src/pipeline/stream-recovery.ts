@@ -195,9 +195,8 @@ export class StreamRecovery {
   }
 
   /**
-   * Batches from `seq` on were given up because no replay was answered. When one is, and still has them, the endpoint is built anew from all that
-   * can be replayed: then nothing that the publisher still knows is missing. Where gaps are to be left alone, only if they are the first of the
-   * incarnation: nothing that is known goes for it.
+   * Batches from `seq` on were given up because no replay was answered. When one is, and still has some of them, the endpoint is built anew from all that
+   * can be replayed: then nothing that the publisher still knows is missing.
    */
   async #payDebt(seq: number): Promise<void> {
     const { agenda, logger } = this.#deps;
@@ -210,12 +209,22 @@ export class StreamRecovery {
     }
     agenda.settleDebt();
     agenda.answered();
-    if (oldest === seq && (this.#target.pool.prefixCache.onGap === "reset" || seq === this.#deps.applier.from)) {
-      logger.info({ from: seq }, "batches that were given up can be replayed after all");
-      this.#deps.profile.find("events-lost", null);
+    if (oldest !== null && this.#bringsBack(oldest, seq)) {
+      logger.info({ from: oldest }, "batches that were given up can be replayed after all");
+      if (oldest === seq) this.#deps.profile.find("events-lost", null);
       await this.rebuild("recovered");
     } else {
       await this.catchUp("quiet");
     }
+  }
+
+  /**
+   * Whether a replay that begins with `oldest` has more of the given-up batches than what is known, and all of that. Where gaps are to be left alone, only if
+   * the gap was the first of the incarnation: nothing that is known goes for it.
+   */
+  #bringsBack(oldest: number, seq: number): boolean {
+    const { applier } = this.#deps;
+    if (this.#target.pool.prefixCache.onGap === "keep") return oldest === seq && seq === applier.from;
+    return oldest === seq || oldest < applier.knownFrom;
   }
 }
