@@ -48,7 +48,7 @@ export class PrefixSearch {
     if (others.length === 0) return first.found;
     const whole = new Map<EndpointId, FoundPrefix>();
     // Who holds the first block is in the answer of its shard.
-    const leading = this.#answers.find(({ positions }) => positions?.[0] === 0) ?? first;
+    const leading = this.#answers.find(({ positions }) => positions[0] === 0) ?? first;
     for (const [endpoint, { incarnation }] of leading.found) {
       const lengths = mediaByRank.map((_, rank) =>
         Math.min(...this.#answers.map(({ positions, found }) => this.#end(positions, found.get(endpoint)?.lengths[rank] ?? 0))),
@@ -64,14 +64,14 @@ export class PrefixSearch {
       keys: [this.#space.seq(shard)],
       args: [this.#space.blockPrefix(shard), this.#packed(positions), ...this.#named],
       accept: (reply) => {
-        this.#answers.push({ positions, found: parseFound(String(reply ?? "")) });
+        this.#answers.push({ positions: positions ?? [], found: parseFound(String(reply ?? "")) });
       },
     };
   }
 
   /** Position of the first block of a shard that is missing; the chain's length when none is. */
-  #end(positions: readonly number[] | null, held: number): number {
-    return (positions === null ? held : positions[held]) ?? this.#query.keys.length;
+  #end(positions: readonly number[], held: number): number {
+    return positions[held] ?? this.#query.keys.length;
   }
 
   #packed(positions: readonly number[] | null): string {
@@ -83,9 +83,10 @@ export class PrefixSearch {
   }
 }
 
-/** What one shard answered for its positions; null: for all of them. */
+/** What one shard answered. */
 interface Answer {
-  readonly positions: readonly number[] | null;
+  /** Empty when it is the only one. */
+  readonly positions: readonly number[];
   readonly found: ReadonlyMap<EndpointId, FoundPrefix>;
 }
 
