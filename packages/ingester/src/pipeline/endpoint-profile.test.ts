@@ -17,17 +17,18 @@ function described(profile: EndpointProfile): EndpointMeta {
 }
 
 describe("EndpointProfile", () => {
-  it("keeps for the next owner what was lost of a run, until that run is over", () => {
+  it("keeps for the next owner what was lost and learned of a run, until that run is over", () => {
     const first = new EndpointProfile(target, null, { hungAfterMs: 1_000 });
     first.find("events-lost", "Events were lost.");
     first.find("no-events", "None come.");
+    first.mediaByAdapter = true;
     const left = described(first);
     const second = new EndpointProfile(target, left, { hungAfterMs: 1_000 });
     // What is so at the moment, it finds by itself.
     expect([...second.findingNames]).toEqual(["events-lost"]);
-    expect(described(second).findings).toEqual({ "events-lost": "Events were lost." });
+    expect(described(second)).toMatchObject({ findings: { "events-lost": "Events were lost." }, mediaByAdapter: true });
     second.forgetRun();
-    expect(described(second).findings).toEqual({});
+    expect(described(second)).toMatchObject({ findings: {}, mediaByAdapter: false });
     expect([...new EndpointProfile(target, { ...left, findings: {} }, { hungAfterMs: 1_000 }).findingNames]).toEqual([]);
   });
 });

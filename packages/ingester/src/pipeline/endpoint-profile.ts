@@ -93,6 +93,7 @@ export class EndpointProfile {
   forgetRun(): void {
     for (const name of findingsOfRun) this.#findings.delete(name);
     this.lastBatch = null;
+    this.mediaByAdapter = false;
   }
 
   observe(observation: ReplicaObservation): void {

@@ -1,6 +1,7 @@
 import { FakeClock } from "@kvatlas/shared/clock";
 import { KvatlasError } from "@kvatlas/shared/errors";
 import type { BlockRemoved, BlockStored, KvEvent } from "@kvatlas/shared/events/events";
+import { storedEvent } from "@kvatlas/shared/events/stored-event.fixture";
 import type { ApplyResult, IndexWriter, SequencedOps } from "@kvatlas/shared/index/block-index";
 import { MemoryBlockIndex } from "@kvatlas/shared/index/memory-block-index";
 import { silentLogger } from "@kvatlas/shared/logger";
@@ -14,7 +15,6 @@ import { HeldBatches } from "./held-batches.ts";
 import { IndexFeed } from "./index-feed.ts";
 import { countEachStore, nativeTranslator } from "./key-translator.ts";
 import { SkipLog } from "./skip-log.ts";
-import { storedEvent } from "./stored-event.fixture.ts";
 
 const hash = (n: number): EngineHash => n.toString(16).padStart(16, "0") as EngineHash;
 const stored = (hashes: readonly number[], parent: number | null, more: Partial<BlockStored> = {}): BlockStored =>

@@ -1,9 +1,9 @@
 import { FakeClock } from "@kvatlas/shared/clock";
 import type { BlockStored, KvEvent } from "@kvatlas/shared/events/events";
+import { storedEvent } from "@kvatlas/shared/events/stored-event.fixture";
 import type { EngineHash } from "@kvatlas/shared/types";
 import { describe, expect, it } from "vitest";
 import { ReuseReports } from "./reuse-reports.ts";
-import { storedEvent } from "./stored-event.fixture.ts";
 
 const stored = (hashes: readonly string[], parent: string | null, more: Partial<BlockStored> = {}): BlockStored =>
   storedEvent(

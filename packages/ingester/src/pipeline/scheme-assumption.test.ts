@@ -1,11 +1,11 @@
 import { FakeClock } from "@kvatlas/shared/clock";
+import { storedEvent } from "@kvatlas/shared/events/stored-event.fixture";
 import { type HashAlgorithm, type NativeScheme, scopeIdOf } from "@kvatlas/shared/hashing/key-scheme";
 import { MemoryEndpointRegistry } from "@kvatlas/shared/registry/memory-endpoint-registry";
 import type { EndpointId, EngineHash } from "@kvatlas/shared/types";
 import { describe, expect, it } from "vitest";
 import { FleetSchemes, type KnownScheme } from "./fleet-schemes.ts";
 import { assumedScheme, type SchemeEvidence } from "./scheme-assumption.ts";
-import { storedEvent } from "./stored-event.fixture.ts";
 
 const native = (algorithm: HashAlgorithm, seed: string): NativeScheme => ({ kind: "native", algorithm, seed });
 const own = "10.0.0.1:8000" as EndpointId;

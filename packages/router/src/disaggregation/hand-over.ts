@@ -98,7 +98,7 @@ export async function handOver(
   }
 }
 
-/** For the line that every request logs. */
+/** What the line that every request logs tells of the first step of a divided one. */
 export interface PrefillFields {
   readonly prefillEndpoint: string | null;
   readonly prefill: PrefillResult;
@@ -106,6 +106,7 @@ export interface PrefillFields {
   readonly prefillMs: number;
 }
 
+/** A hand-over as the log tells it; without an endpoint where nothing was handed over. */
 export function prefillFields({ prefill, result, attempts, ms }: HandedOver): PrefillFields {
   return { prefillEndpoint: prefill?.id ?? null, prefill: result, prefillAttempts: attempts, prefillMs: ms };
 }

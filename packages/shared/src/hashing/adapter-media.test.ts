@@ -1,24 +1,14 @@
 import { describe, expect, it } from "vitest";
 import type { BlockStored, WireExtra } from "../events/events.ts";
+import { storedEvent } from "../events/stored-event.fixture.ts";
 import type { EngineHash } from "../types.ts";
 import { mediaOfAdapter, namesMediaByAdapter } from "./adapter-media.ts";
 
-const stored = (extraKeys: BlockStored["extraKeys"], more: Partial<BlockStored> = {}): BlockStored => ({
-  kind: "stored",
-  hashes: ["01" as EngineHash, "02" as EngineHash],
-  parent: null,
-  tokenIds: [1, 2, 3, 4],
-  blockSizeTokens: 2,
-  medium: "gpu",
-  loraId: 1,
-  loraName: "sql",
-  extraKeys,
-  group: 0,
-  specKind: null,
-  slidingWindowTokens: null,
-  lookahead: null,
-  ...more,
-});
+const stored = (extraKeys: BlockStored["extraKeys"], more: Partial<BlockStored> = {}): BlockStored =>
+  storedEvent(
+    { hashes: ["01", "02"] as EngineHash[], parent: null, tokenIds: [1, 2, 3, 4] },
+    { loraId: 1, loraName: "sql", extraKeys, ...more },
+  );
 
 describe("images of requests for an adapter", () => {
   it("are named after it", () => {

@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
 import type { BlockStored, WireExtra } from "../events/events.ts";
+import { storedEvent } from "../events/stored-event.fixture.ts";
 import type { EngineHash } from "../types.ts";
 import { createBlockHasher } from "./block-hasher.ts";
 import { createContentKeyMapper } from "./content-keys.ts";
@@ -8,22 +9,8 @@ const mapper = createContentKeyMapper({ seed: "", model: "m" });
 const hasher = createBlockHasher({ scheme: { kind: "content", seed: "" }, blockSizeTokens: 2, model: "m" });
 
 function store(changes: Partial<BlockStored> = {}): BlockStored {
-  return {
-    kind: "stored",
-    hashes: ["000000000000000a", "000000000000000b"] as EngineHash[],
-    parent: null,
-    tokenIds: [1, 2, 3, 4],
-    blockSizeTokens: 2,
-    medium: "gpu",
-    loraId: null,
-    loraName: null,
-    extraKeys: null,
-    group: 0,
-    specKind: null,
-    slidingWindowTokens: null,
-    lookahead: null,
-    ...changes,
-  };
+  const hashes = ["000000000000000a", "000000000000000b"] as EngineHash[];
+  return storedEvent({ hashes, parent: null, tokenIds: [1, 2, 3, 4] }, changes);
 }
 
 describe("content keys of a store", () => {

@@ -1,4 +1,4 @@
-import type { BlockKey, EndpointId } from "../types.ts";
+import type { EndpointId } from "../types.ts";
 import type { PrefixQuery } from "./block-index.ts";
 import type { Layouts } from "./prefix-match.ts";
 import { holderField, mediaByRank, type RedisKeys, type SpaceKeys, shardOf } from "./redis-keys.ts";
@@ -92,12 +92,12 @@ interface Answer {
 
 function partsOf({ keys }: PrefixQuery, shards: number): ReadonlyMap<number, readonly number[]> {
   const parts = new Map<number, number[]>();
-  for (let position = 0; position < keys.length; position++) {
-    const shard = shardOf(keys[position] as BlockKey, shards);
+  keys.forEach((key, position) => {
+    const shard = shardOf(key, shards);
     const list = parts.get(shard);
     if (list === undefined) parts.set(shard, [position]);
     else list.push(position);
-  }
+  });
   return parts;
 }
 

@@ -1,5 +1,5 @@
-import type { BlockStored } from "@kvatlas/shared/events/events";
-import type { EngineHash } from "@kvatlas/shared/types";
+import type { EngineHash } from "../types.ts";
+import type { BlockStored } from "./events.ts";
 
 /** A store in GPU memory, in blocks of two tokens, of a model without further cache groups; `more` overrides. */
 export function storedEvent(
